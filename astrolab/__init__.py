@@ -1,0 +1,43 @@
+"""AstroLab: find strange objects in spectroscopic surveys.
+
+The face: every public name, loaded from its module when it is first used (PEP 562), so that ``import astrolab`` is quick.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "schema": ["check_spectra", "flux_err", "SchemaError"],
+    "compute": ["start_cluster"],
+    "lines": ["spectral_lines", "lines_between"],
+    "readers.desi": ["read_desi"],
+    "readers.sdss": ["read_sdss"],
+    "simulation.survey": ["simulate_survey"],
+    "stores.spectra": ["open_spectra", "save_spectra"],
+    "stores.catalog": ["open_catalog"],
+    "spectra": ["rest_grid", "to_restframe", "normalize_flux"],
+    "models.vae": ["VAE"],
+    "models.files": ["save_model", "load_model"],
+    "training": ["fit"],
+    "anomaly.ranking": ["rank_anomalies", "score_anomalies"],
+    "ingest": ["ingest_survey"],
+    "runs": ["run_template", "list_templates", "verify_run"],
+    "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores"],
+    "dashboards.vetting": ["vetting_app"],
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'astrolab' has no attribute '{name}'")
+    value = getattr(import_module(f"astrolab.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Scores, their calibration, the ranking and its reasons."""

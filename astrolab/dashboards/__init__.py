@@ -1,0 +1,1 @@
+"""Panel apps a person clicks."""

@@ -1,0 +1,107 @@
+"""The table of spectral lines: names and rest vacuum wavelengths in Å.
+
+Sources: Vanden Berk et al. (2001, AJ 122, 549) for quasar lines; NIST Atomic Spectra Database for wavelengths.
+"""
+
+from typing import NamedTuple
+
+SPEED_OF_LIGHT = 299792.458  # km/s
+
+
+class Line(NamedTuple):
+    """One spectral line.
+
+    Attributes
+    ----------
+    name : str
+        As astronomers write it, such as ``"C IV"`` or ``"[O III] 5007"``.
+    wavelength : float
+        Rest vacuum wavelength, Å.
+    is_major : bool
+        Strong enough in quasars or galaxies to label in every plot.
+    is_broad : bool
+        Comes from the broad-line region of a quasar.
+    """
+
+    name: str
+    wavelength: float
+    is_major: bool
+    is_broad: bool
+
+
+_LINES = (
+    Line("Lyβ", 1025.72, False, True),
+    Line("O VI", 1033.83, False, True),
+    Line("Lyα", 1215.67, True, True),
+    Line("N V", 1240.14, False, True),
+    Line("Si II", 1262.59, False, True),
+    Line("O I", 1304.35, False, True),
+    Line("C II", 1335.30, False, True),
+    Line("Si IV", 1396.76, True, True),
+    Line("C IV", 1549.06, True, True),
+    Line("He II 1640", 1640.42, False, True),
+    Line("O III] 1663", 1663.48, False, True),
+    Line("Al III", 1857.40, False, True),
+    Line("C III]", 1908.73, True, True),
+    Line("[Ne IV]", 2423.83, False, False),
+    Line("Mg II", 2798.75, True, True),
+    Line("[Ne V]", 3426.84, False, False),
+    Line("[O II]", 3728.48, True, False),
+    Line("[Ne III]", 3869.85, False, False),
+    Line("Ca K", 3934.78, False, False),
+    Line("Ca H", 3969.59, False, False),
+    Line("Hδ", 4102.89, False, True),
+    Line("Hγ", 4341.68, False, True),
+    Line("He II 4686", 4687.02, False, True),
+    Line("Hβ", 4862.68, True, True),
+    Line("[O III] 4959", 4960.30, False, False),
+    Line("[O III] 5007", 5008.24, True, False),
+    Line("Mg I b", 5176.63, False, False),
+    Line("He I", 5877.25, False, True),
+    Line("Na D", 5895.60, False, False),
+    Line("[Fe VII]", 6088.70, False, False),
+    Line("[O I]", 6302.05, False, False),
+    Line("[Fe X]", 6376.30, False, False),
+    Line("Hα", 6564.61, True, True),
+    Line("[N II]", 6585.27, False, False),
+    Line("[S II]", 6725.48, False, False),
+)
+
+
+def spectral_lines(only_major=False):
+    """Return the table of spectral lines.
+
+    Parameters
+    ----------
+    only_major : bool, optional
+        Leave out the weaker ones.
+
+    Returns
+    -------
+    tuple of Line
+        Sorted by rest vacuum wavelength (Å).
+    """
+    return tuple(line for line in _LINES if line.is_major or not only_major)
+
+
+def lines_between(wavelength_min, wavelength_max, only_major=False):
+    """Return the lines in an interval of rest wavelength.
+
+    Parameters
+    ----------
+    wavelength_min, wavelength_max : float
+        Interval in Å, rest frame, vacuum.
+    only_major : bool, optional
+        Leave out the weaker ones.
+
+    Returns
+    -------
+    tuple of Line
+        Sorted by wavelength; empty when there is none.
+
+    Examples
+    --------
+    >>> [line.name for line in lines_between(4900, 5100)]
+    ['[O III] 4959', '[O III] 5007']
+    """
+    return tuple(line for line in spectral_lines(only_major) if wavelength_min <= line.wavelength <= wavelength_max)

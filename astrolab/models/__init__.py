@@ -1,0 +1,1 @@
+"""Models: one model, one file; tensors in, tensors out."""

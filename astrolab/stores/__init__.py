@@ -1,0 +1,1 @@
+"""Stores: spectra (Zarr) and the catalog of labels (SQL)."""
