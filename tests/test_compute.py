@@ -1,0 +1,115 @@
+"""start_cluster: each kind starts or says in one sentence why not, and closing leaves nothing behind."""
+
+import gc
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from astrolab.compute import KINDS, gpu_names, start_cluster, why_not_gpu
+
+
+def _threads_of_libraries():
+    import torch
+
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}, torch.get_num_threads()
+
+
+def test_cpu_workers_are_processes_of_one_thread_that_closing_ends():
+    n_threads = threading.active_count()
+    client = start_cluster("cpu", n_workers=1)
+    (pid,) = client.run(os.getpid).values()
+    assert pid != os.getpid()
+    assert list(client.nthreads().values()) == [1]
+    environ, n_torch = client.submit(_threads_of_libraries).result(timeout=60)
+    assert environ == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert n_torch == 1
+    assert "Client" in client._repr_html_()
+
+    client.close()
+    assert client.cluster.status.name == "closed"
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):
+            os.kill(pid, 0)
+            time.sleep(0.1)
+    gc.collect()  # a ResourceWarning would be an error here
+    assert threading.active_count() <= n_threads + 1
+
+
+def test_default_is_one_worker_a_core_and_two_clusters_live_side_by_side():
+    from dask.system import CPU_COUNT
+
+    with start_cluster("cpu", n_workers=1) as first:
+        if CPU_COUNT <= 4:
+            with start_cluster("auto" if not gpu_names() else "cpu") as second:
+                assert len(second.nthreads()) == CPU_COUNT
+                assert second.dashboard_link != first.dashboard_link
+        assert first.submit(sum, [1, 2]).result(timeout=30) == 3
+
+
+def test_an_address_joins_and_leaves_the_cluster_running():
+    with start_cluster("cpu", n_workers=1) as owner:
+        address = owner.scheduler.address
+        with start_cluster(address) as guest:
+            assert guest.submit(sum, [1, 2]).result(timeout=30) == 3
+        assert owner.submit(sum, [3, 4]).result(timeout=30) == 7
+        with pytest.raises(ValueError, match="leave n_workers out"):
+            start_cluster(address, n_workers=3)
+
+
+def test_nobody_at_the_address(monkeypatch):
+    monkeypatch.setattr("astrolab.compute.CONNECT_SECONDS", 1)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 within 1 s"):
+        start_cluster("tcp://127.0.0.1:9")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("kind", ["nonsense://x:1", "tcp://127.0.0.1:port", "gpus", "", None])
+def test_wrong_kind(kind):
+    with pytest.raises(ValueError, match="start_cluster got") as caught:
+        start_cluster(kind)
+    assert "tcp://host:port" in str(caught.value)
+    if "://" not in str(kind):
+        assert all(repr(known) in str(caught.value) for known in KINDS)
+
+
+@pytest.mark.parametrize("n_workers", [0, -1])
+def test_no_workers(n_workers):
+    with pytest.raises(ValueError, match="at least 1"):
+        start_cluster("cpu", n_workers=n_workers)
+
+
+@pytest.mark.parametrize(("kind", "module", "extra"), [("gpu", "dask_cuda", "gpu"), ("gateway", "dask_gateway", "hub")])
+def test_a_missing_library_is_named_with_its_extra(kind, module, extra):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed here")
+    with pytest.raises(ImportError, match=rf'pip install "astrolab-research\[{extra}\]"'):
+        start_cluster(kind)
+
+
+def test_gpus_can_be_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_names() == []
+    assert why_not_gpu() is not None
+
+
+@pytest.mark.gpu
+def test_gpu_cluster_has_a_worker_a_gpu():
+    if why_not_gpu():
+        pytest.skip(why_not_gpu())
+    with start_cluster("gpu") as client:
+        assert len(client.nthreads()) == len(gpu_names())
+
+
+def test_a_client_that_nobody_closes_ends_with_its_process(tmp_path):
+    script = "from astrolab.compute import start_cluster\nclient = start_cluster('cpu', n_workers=1)\n"
+    script += "print(client.submit(sum, [1, 2]).result())\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
