@@ -1,0 +1,77 @@
+# Each target may be the first command in a fresh clone: it sets up .venv itself, with uv where there is one, else with pip.
+
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+READY  := .venv/.ready
+BIN    := .venv/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb templates/*.ipynb)
+
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# two test processes on two cores: each computes with one thread
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab lint bench clean chromium
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## simulate a survey, ingest it and rank its strangest objects (about 3 minutes)
+	rm -rf demo
+	$(BIN)/astrolab simulate demo/desi --n-objects 2000 --seed 0 --format desi
+	$(BIN)/astrolab ingest desi demo/desi --out demo/spectra.zarr
+	$(BIN)/astrolab run rank_anomalies -p spectra_path demo/spectra.zarr --run-dir demo/run
+	@echo "To look at them in a browser:  $(BIN)/astrolab vet demo/run"
+
+test: $(READY) chromium ## run every test and doctest (under 12 minutes)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+
+lab: $(READY) ## open JupyterLab on notebooks/
+	$(BIN)/python -m jupyterlab notebooks/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+lint: $(READY) ## check style, docstrings, the floors of the house, and that notebooks carry no outputs
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports
+	$(if $(NOTEBOOKS),$(BIN)/python -m nbstripout --verify --keep-id $(NOTEBOOKS))
+
+bench: $(READY) ## run the benchmarks: speed, memory and ranking quality
+	@set -e; for file in $$(grep -l '^def main' benchmarks/*.py); do \
+	    name=benchmarks.$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "$$name"; \
+	done
+
+clean: ## remove what make demo and the tools left; .venv and runs/ stay
+	rm -rf demo build dist .pytest_cache .ruff_cache .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+chromium:
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Chromium for the browser tests"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1 \
+	        || echo "Chromium could not be installed from Debian: the browser tests will be skipped."; \
+	else echo "No 'chromium' on the PATH: the browser tests will be skipped."; fi
+
+# .ready holds the folder it was made in: a .venv of another folder (a copied or moved checkout) is made anew, and so is a broken one.
+ifneq ($(CURDIR),$(shell cat $(READY) 2>/dev/null || pwd))
+.PHONY: $(READY)
+endif
+$(READY): pyproject.toml constraints.txt
+	@set -e; \
+	if [ "$$(cat $@ 2>/dev/null || pwd)" != "$$(pwd)" ] || ! $(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null; then rm -rf .venv; fi; \
+	echo "Setting up .venv; the first time this takes a few minutes"; \
+	if [ ! -e .venv ]; then \
+	    for candidate in $(PYTHON); do \
+	        if "$$candidate" -c '$(IS_NEW_ENOUGH)' 2>/dev/null; then python=$$candidate; break; fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "AstroLab needs Python 3.11 or newer and found none under the names: $(PYTHON)." \
+	            "Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11" >&2; exit 1; \
+	    fi; \
+	    if command -v uv >/dev/null; then uv venv -q --python "$$("$$python" -c 'import sys; print(sys.executable)')" .venv; \
+	    else "$$python" -m venv .venv; fi; \
+	fi; \
+	if command -v uv >/dev/null; then \
+	    uv pip install --python $(BIN)/python $(addprefix --find-links=,$(PIP_FIND_LINKS)) -c constraints.txt -e '.[dev]'; \
+	else $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'; fi; \
+	pwd > $@
