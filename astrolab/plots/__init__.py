@@ -1,0 +1,6 @@
+"""Plots: HoloViews elements on the bokeh backend, returned and never shown."""
+
+from astrolab.plots.rankings import plot_history, plot_latent, plot_scores, ranking_table
+from astrolab.plots.spectra import plot_gallery, plot_spectrum
+
+__all__ = ["plot_gallery", "plot_history", "plot_latent", "plot_scores", "plot_spectrum", "ranking_table"]

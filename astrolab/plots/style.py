@@ -1,0 +1,20 @@
+"""What every plot shares: the backend, colours, sizes.
+
+Colours are those of Okabe and Ito (2008), which people tell apart whatever their colour vision, and a grey that is
+legible on white and on black.
+"""
+
+import holoviews as hv
+
+# inline: a notebook and its HTML export carry the scripts with them, and show their figures without a network
+hv.extension("bokeh", inline=True, logo=False)
+
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+GREY = "#7F858C"
+
+SIZE = {
+    "responsive": True,
+    "min_width": 320,
+    "max_width": 1400,
+    "fontsize": {"title": "11pt", "labels": "10pt", "ticks": "9pt", "legend": "9pt"},
+}
