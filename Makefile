@@ -32,7 +32,7 @@ lint: $(READY) ## check style, docstrings, the floors of the house, and that not
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/lint-imports
-	$(if $(NOTEBOOKS),$(BIN)/python -m nbstripout --verify --keep-id $(NOTEBOOKS))
+	$(if $(NOTEBOOKS),$(BIN)/python -m nbstripout --verify --keep-id --extra-keys metadata.language_info.version $(NOTEBOOKS))
 
 bench: $(READY) ## run the benchmarks: speed, memory and ranking quality
 	@set -e; for file in $$(grep -l '^def main' benchmarks/*.py); do \
@@ -52,15 +52,15 @@ chromium:
 	        || echo "Chromium could not be installed from Debian: the browser tests will be skipped."; \
 	else echo "No 'chromium' on the PATH: the browser tests will be skipped."; fi
 
-# .ready holds the folder it was made in: a .venv of another folder (a copied or moved checkout) is made anew, and so is a broken one.
-ifneq ($(CURDIR),$(shell cat $(READY) 2>/dev/null || pwd))
+# .ready holds the folder it was made in: a .venv that is broken or of another folder (a copied or moved checkout) is made anew.
+IS_MINE := [ "$$(cat $(READY))" = "$$(pwd -P)" ] && $(BIN)/python -c '$(IS_NEW_ENOUGH)'
+ifneq (0,$(shell { $(IS_MINE); } 2>/dev/null; echo $$?))
 .PHONY: $(READY)
 endif
 $(READY): pyproject.toml constraints.txt
 	@set -e; \
-	if [ "$$(cat $@ 2>/dev/null || pwd)" != "$$(pwd)" ] || ! $(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null; then rm -rf .venv; fi; \
 	echo "Setting up .venv; the first time this takes a few minutes"; \
-	if [ ! -e .venv ]; then \
+	if ! { $(IS_MINE); } 2>/dev/null; then \
 	    for candidate in $(PYTHON); do \
 	        if "$$candidate" -c '$(IS_NEW_ENOUGH)' 2>/dev/null; then python=$$candidate; break; fi; \
 	    done; \
@@ -68,10 +68,11 @@ $(READY): pyproject.toml constraints.txt
 	        echo "AstroLab needs Python 3.11 or newer and found none under the names: $(PYTHON)." \
 	            "Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11" >&2; exit 1; \
 	    fi; \
+	    rm -rf .venv; \
 	    if command -v uv >/dev/null; then uv venv -q --python "$$("$$python" -c 'import sys; print(sys.executable)')" .venv; \
 	    else "$$python" -m venv .venv; fi; \
 	fi; \
 	if command -v uv >/dev/null; then \
 	    uv pip install --python $(BIN)/python $(addprefix --find-links=,$(PIP_FIND_LINKS)) -c constraints.txt -e '.[dev]'; \
 	else $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'; fi; \
-	pwd > $@
+	pwd -P > $@
