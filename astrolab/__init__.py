@@ -1,6 +1,6 @@
 """AstroLab: find strange objects in spectroscopic surveys.
 
-The face: every public name, loaded from its module when it is first used (PEP 562), so that ``import astrolab`` is quick.
+The face: every public name, loaded from its module when first used (PEP 562), so that ``import astrolab`` is quick.
 """
 
 from importlib import import_module

@@ -111,7 +111,8 @@ def check_spectra(spectra):
         if name not in spectra.coords:
             where = "a data variable" if name in spectra else "missing"
             raise SchemaError(
-                f"'{name}' is {where}, expected a coordinate along 'object': spectra.assign_coords({name}=('object', values))."
+                f"'{name}' is {where}, expected a coordinate along 'object': "
+                f"spectra.assign_coords({name}=('object', values))."
             )
     for name, (kind, _) in COLUMNS.items():
         if name in spectra.coords:
@@ -181,7 +182,8 @@ def _check_wavelength(spectra, dim):
         raise SchemaError(f"'{dim}' is {wavelength.dtype}, expected float64 in Angstrom.")
     if not np.all(np.isfinite(wavelength)) or np.any(np.diff(wavelength) <= 0) or np.any(wavelength <= 0):
         raise SchemaError(
-            f"'{dim}' is not finite, positive and strictly increasing; coadd the cameras onto one grid first (read_desi does)."
+            f"'{dim}' is not finite, positive and strictly increasing; coadd the cameras onto one grid first, "
+            "as read_desi does."
         )
 
 

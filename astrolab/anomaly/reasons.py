@@ -1,0 +1,99 @@
+"""Reasons: why an object is ranked where it is, in an astronomer's words."""
+
+import numpy as np
+import pandas as pd
+
+from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
+
+# a score is worth mentioning from here on, in sigma above its peers
+_WORTH_SAYING = 2.0
+
+# the emission lines whose broad absorption troughs lie to their blue, and how far (Weymann et al. 1991)
+_TROUGH_LINES = ("Lyα", "N V", "Si IV", "C IV", "Al III", "Mg II")
+_TROUGH_REACH = 25_000.0  # km/s
+_LINE_REACH = 4_000.0  # km/s
+
+
+def describe_reasons(table):
+    """Say in words what made each object strange.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an object with ``redshift``, ``score_band``, ``score_chi2``, ``score_isolation`` (sigma above peers),
+        ``band_sigma`` (signed significance of the strongest residual), ``band_wavelength`` (its centre, rest frame, Å),
+        ``band_width`` (km/s) and ``chi2``.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object,), str
+        Clauses in order of weight, separated by ``"; "``.
+    """
+    clauses = {
+        "score_band": _band_clause(table),
+        "score_chi2": "reconstruction χ² per pixel "
+        + table["chi2"].map("{:.2g}".format)
+        + " ("
+        + table["score_chi2"].map("{:.1f}".format)
+        + "σ above its peers)",
+        "score_isolation": "unusual combination of features in latent space ("
+        + table["score_isolation"].map("{:.1f}".format)
+        + "σ above its peers)",
+    }
+    scores = table[list(clauses)].to_numpy()
+    words = np.stack([text.to_numpy(dtype=object) for text in clauses.values()], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    scores, words = np.take_along_axis(scores, order, 1), np.take_along_axis(words, order, 1)
+    words[scores < _WORTH_SAYING] = ""
+    text = pd.Series(words[:, 0])
+    for column in words.T[1:]:
+        text += np.where(column == "", "", "; ") + column
+    return text.where(text != "", "ordinary: no score is more than 2σ above its peers").to_numpy(dtype=str)
+
+
+def _band_clause(table):
+    wavelength = table["band_wavelength"].to_numpy()
+    is_trough = table["band_sigma"].to_numpy() < 0
+    observed = wavelength * (1 + table["redshift"].to_numpy())
+    return (
+        pd.Series(np.where(is_trough, "missing flux ", "excess flux "), index=table.index)
+        + _place(wavelength, is_trough)
+        + pd.Series(wavelength, index=table.index).map("{:.0f} Å rest, ".format)
+        + pd.Series(observed, index=table.index).map("{:.0f} Å observed, over ".format)
+        + table["band_width"].round(-2).map("{:,.0f} km/s".format)
+        + table["band_sigma"].abs().map(" at {:.1f}σ".format)
+        + table["score_band"].map(" ({:.1f}σ above its peers)".format)
+    )
+
+
+def _place(wavelength, is_trough):
+    """Name the line a band belongs to: one close by, or the broad line to the red of a trough."""
+    name, velocity = _nearest([line.wavelength for line in spectral_lines()], wavelength)
+    is_near = np.abs(velocity) < _LINE_REACH
+    lines = np.array([line.name for line in spectral_lines()])
+    troughs = [line for line in spectral_lines() if line.name in _TROUGH_LINES]
+    red, red_velocity = _first_to_the_red([line.wavelength for line in troughs], wavelength)
+    is_outflow = is_trough & (red_velocity > -_TROUGH_REACH) & ~is_near
+    text = np.where(is_near, "at " + lines[name].astype(object) + _signed(velocity), "at ")
+    blue = np.array([line.name for line in troughs])[red].astype(object) + _signed(red_velocity)
+    return np.where(is_outflow, "blueward of " + blue, text)
+
+
+def _signed(velocity):
+    """Format velocities (km/s, negative = blueward) to the precision of a rest-grid pixel."""
+    rounded = np.round(np.clip(velocity, -1e6, 1e6), -2) + 0.0  # + 0.0: no "-0"
+    return pd.Series(rounded).map(" ({:+,.0f} km/s), ".format).to_numpy(dtype=object)
+
+
+def _nearest(lines, wavelength):
+    lines = np.asarray(lines)
+    right = np.clip(np.searchsorted(lines, wavelength), 1, len(lines) - 1)
+    index = np.where(wavelength - lines[right - 1] < lines[right] - wavelength, right - 1, right)
+    return index, SPEED_OF_LIGHT * (wavelength / lines[index] - 1)
+
+
+def _first_to_the_red(lines, wavelength):
+    lines = np.asarray(lines)
+    index = np.clip(np.searchsorted(lines, wavelength), 0, len(lines) - 1)
+    velocity = SPEED_OF_LIGHT * (wavelength / lines[index] - 1)
+    return index, np.where(velocity <= 0, velocity, -np.inf)

@@ -1,0 +1,162 @@
+"""A variational autoencoder of rest-frame spectra with an ivar-weighted likelihood."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Reconstruction(NamedTuple):
+    """What `VAE.forward` gives.
+
+    Attributes
+    ----------
+    flux_model : torch.Tensor, shape (object, n_wavelength)
+        Reconstruction, in the units of the flux given.
+    ivar_model : torch.Tensor, shape (object, n_wavelength)
+        Inverse variance of ``flux - flux_model``: measurement noise and the learned scatter of ordinary spectra.
+    latent_mean, latent_logvar : torch.Tensor, shape (object, n_latent)
+        The Gaussian posterior of the latent vector.
+    """
+
+    flux_model: torch.Tensor
+    ivar_model: torch.Tensor
+    latent_mean: torch.Tensor
+    latent_logvar: torch.Tensor
+
+
+class VAE(nn.Module):
+    """Variational autoencoder for spectra on one rest-frame grid, of which each object covers a part.
+
+    The encoder sees the flux shrunk by its own noise (a Wiener filter of unit prior variance) beside the weights
+    themselves, so that noisy and absent pixels say little and nothing. The brightness of an object is no latent
+    dimension: the decoder's shape is scaled by its ivar-weighted least-squares amplitude. Ordinary spectra scatter
+    around any smooth model; that scatter, a fraction of the model at each wavelength, is learned and added to the
+    noise, which keeps bright objects from looking strange merely because they are bright.
+
+    Parameters
+    ----------
+    n_wavelength : int
+        Pixels of the rest grid.
+    n_latent : int, optional
+        Latent dimensions.
+    n_hidden : int, optional
+        Width of the hidden layers.
+    beta : float, optional
+        Weight of the Kullback-Leibler term (Higgins et al. 2017); 1 is the evidence lower bound.
+    seed : int, optional
+        Seed of the initial weights.
+
+    Notes
+    -----
+    Kingma & Welling (2014, arXiv:1312.6114); ivar-weighted spectra as in Portillo et al. (2020, AJ 160, 45).
+    """
+
+    def __init__(self, n_wavelength, n_latent=8, n_hidden=256, beta=1.0, seed=0):
+        super().__init__()
+        self.config = {
+            "n_wavelength": n_wavelength,
+            "n_latent": n_latent,
+            "n_hidden": n_hidden,
+            "beta": beta,
+            "seed": seed,
+        }
+        self.n_latent, self.beta = n_latent, beta
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = nn.Sequential(
+                nn.Linear(2 * n_wavelength, n_hidden),
+                nn.SiLU(),
+                nn.Linear(n_hidden, n_hidden // 2),
+                nn.SiLU(),
+                nn.Linear(n_hidden // 2, 2 * n_latent),
+            )
+            self.decoder = nn.Sequential(
+                nn.Linear(n_latent, n_hidden // 2),
+                nn.SiLU(),
+                nn.Linear(n_hidden // 2, n_hidden),
+                nn.SiLU(),
+                nn.Linear(n_hidden, n_wavelength),
+            )
+        self.scatter = nn.Parameter(torch.zeros(n_wavelength))
+
+    def encode(self, flux, ivar):
+        """Return the mean latent vector of each spectrum.
+
+        Parameters
+        ----------
+        flux, ivar : torch.Tensor, shape (object, n_wavelength)
+            Normalised flux and its inverse variance; ``ivar == 0`` counts for nothing.
+
+        Returns
+        -------
+        torch.Tensor, shape (object, n_latent)
+        """
+        return self._posterior(flux, ivar)[0]
+
+    def decode(self, latent):
+        """Return the spectral shape of latent vectors.
+
+        Parameters
+        ----------
+        latent : torch.Tensor, shape (object, n_latent)
+
+        Returns
+        -------
+        torch.Tensor, shape (object, n_wavelength)
+            Flux in units of about its own median.
+        """
+        return 1 + self.decoder(latent)
+
+    def forward(self, flux, ivar):
+        """Reconstruct spectra.
+
+        Parameters
+        ----------
+        flux, ivar : torch.Tensor, shape (object, n_wavelength)
+            Normalised flux and its inverse variance; ``ivar == 0`` counts for nothing.
+
+        Returns
+        -------
+        Reconstruction
+            In training mode from a random draw of the posterior, else from its mean.
+        """
+        flux = torch.where(ivar > 0, flux, 0)
+        mean, logvar = self._posterior(flux, ivar)  # (object, n_latent)
+        latent = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar) if self.training else mean
+        shape = self.decode(latent)  # (object, n_wavelength)
+        overlap = (ivar * shape * flux).sum(dim=1, keepdim=True)
+        power = (ivar * shape * shape).sum(dim=1, keepdim=True)
+        flux_model = shape * overlap / power.clamp_min(1e-12)
+        # starts at a tenth; the factor lets it move as fast as the shapes do
+        scatter2 = (0.1 * torch.exp(10 * self.scatter) * flux_model) ** 2
+        return Reconstruction(flux_model, ivar / (1 + ivar * scatter2), mean, logvar)
+
+    def loss(self, flux, ivar):
+        """Return the negative evidence lower bound of each spectrum.
+
+        Parameters
+        ----------
+        flux, ivar : torch.Tensor, shape (object, n_wavelength)
+            Normalised flux and its inverse variance; ``ivar == 0`` counts for nothing.
+
+        Returns
+        -------
+        torch.Tensor, shape (object,)
+            Nats, up to a constant of the noise alone.
+        """
+        out = self(flux, ivar)
+        good = ivar > 0
+        residual2 = torch.where(good, flux - out.flux_model, 0) ** 2
+        log_spread = torch.where(good, torch.log(ivar.clamp_min(1e-30) / out.ivar_model.clamp_min(1e-30)), 0)
+        likelihood = 0.5 * (residual2 * out.ivar_model + log_spread).sum(dim=1)
+        divergence = 0.5 * (out.latent_mean**2 + out.latent_logvar.exp() - 1 - out.latent_logvar).sum(dim=1)
+        return likelihood + self.beta * divergence
+
+    def _posterior(self, flux, ivar):
+        weight = ivar / (1 + ivar)
+        # a cosmic ray a thousand times the continuum must not steer the latent vector
+        inside = torch.where(ivar > 0, flux, 0).clamp(-5, 50) * weight
+        hidden = self.encoder(torch.cat([inside, weight], dim=1))
+        mean, logvar = hidden.chunk(2, dim=1)
+        return mean, logvar.clamp(-12, 8)

@@ -1,0 +1,259 @@
+"""Training: one loop for every model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from astrolab.schema import OBJECT, check_spectra
+
+# fewer good pixels than this teach a model nothing
+N_GOOD_MIN = 50
+
+_TRAIN, _VALID = 0.8, 0.9
+
+
+def split_spectra(targetid, seed=0):
+    """Assign each object to the training, validation or test part by a hash of its targetid.
+
+    An object is in the same part in every run, whatever the order or number of objects.
+
+    Parameters
+    ----------
+    targetid : numpy.ndarray, shape (n_object,), int64
+        Identifiers.
+    seed : int, optional
+        Another seed gives another split.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_object,), str
+        ``"train"`` (80 %), ``"valid"`` (10 %) or ``"test"`` (10 %).
+
+    Examples
+    --------
+    >>> split_spectra(np.array([39633559463397282, 39633559467591522, 39633559463398815]))
+    array(['train', 'train', 'train'], dtype='<U5')
+    """
+    share = _hash(targetid, seed) / 2**64
+    return np.where(share < _TRAIN, "train", np.where(share < _VALID, "valid", "test"))
+
+
+def fit(
+    model,
+    spectra,
+    *,
+    n_epochs=50,
+    batch_size=256,
+    learning_rate=1e-3,
+    n_train=20_000,
+    patience=10,
+    seed=0,
+    device="auto",
+    checkpoint_path=None,
+    progress=True,
+):
+    """Train a model on spectra, in place, and return its loss curve.
+
+    The objects are split by a hash of their targetid; the test part is never read. The weights kept are those of the
+    epoch with the lowest validation loss; training stops when that has not improved for `patience` epochs. The same
+    seed gives the same weights on the same kind of device, whatever the chunks or the number of Dask workers; a
+    training resumed from its checkpoint ends as if it had not been interrupted.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model whose ``loss(flux, ivar)`` has shape ``(object,)``.
+    spectra : xarray.Dataset
+        Normalised spectra on the model's grid, dims ``(object, wavelength_rest)``; lazy spectra are computed once for
+        the objects used. Pixels with ``ivar == 0`` do not count; objects with fewer than 50 good pixels are left out.
+    n_epochs, batch_size, learning_rate : optional
+        Passes over the data, spectra in a step, step size of Adam. Small samples take smaller batches, so that an epoch
+        has about twenty steps.
+    n_train : int, optional
+        Objects of the training part to use at most (those of lowest hash, so a fair sample); bounds the memory.
+    patience : int, optional
+        Epochs without a better validation loss before stopping.
+    seed : int, optional
+        Seed of split, order and sampling.
+    device : str, optional
+        ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``. Mixed precision (bfloat16) on a GPU only.
+    checkpoint_path : path-like, optional
+        File (safetensors) rewritten after each epoch; when it exists, training goes on from it.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``epoch``, ``loss_train``, ``loss_valid`` (mean nats an object).
+
+    Raises
+    ------
+    ValueError
+        If fewer than two usable objects are left to train on, or the checkpoint belongs to another training.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1216, 2900, 100)))
+    >>> history = al.fit(al.VAE(n_wavelength=100), rest, n_epochs=2, progress=False)
+    >>> list(history.columns)
+    ['epoch', 'loss_train', 'loss_valid']
+    """
+    check_spectra(spectra)
+    device = _choose_device(device)
+    parts = {name: _load_part(spectra, name, n, seed, device) for name, n in _part_sizes(n_train).items()}
+    n_objects = len(parts["train"][0])
+    if n_objects < 2:
+        raise ValueError(
+            f"{n_objects} of {spectra.sizes[OBJECT]} objects can be trained on (training part of the split, at least "
+            f"{N_GOOD_MIN} good pixels on the rest grid), expected at least 2; check redshifts and the rest grid."
+        )
+    if len(parts["valid"][0]) == 0:  # a handful of objects: better no early stopping than none to learn from
+        parts["valid"] = parts["train"]
+    model.to(device)
+    state = _State(model, learning_rate)
+    settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate, "n_train": n_objects}
+    if checkpoint_path and Path(checkpoint_path).exists():
+        state.load(checkpoint_path, settings)
+    batch_size = int(min(batch_size, max(16, n_objects // 20)))
+    bar = tqdm(total=n_epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress, mininterval=1)
+    with bar:
+        while state.epoch < n_epochs and state.n_worse < patience:
+            loss_train = _train_epoch(model, state, parts["train"], batch_size, seed)
+            state.record(loss_train, _valid_loss(model, parts["valid"]))
+            if checkpoint_path:
+                state.save(checkpoint_path, settings)
+            bar.update()
+            bar.set_postfix(loss=f"{state.history[-1][1]:.4g}", valid=f"{state.history[-1][2]:.4g}")
+    model.load_state_dict(state.best)
+    model.to("cpu").eval()
+    return pd.DataFrame(state.history, columns=["epoch", "loss_train", "loss_valid"]).astype({"epoch": "int64"})
+
+
+class _State:
+    """Everything a training is: weights, optimiser, best weights, curve; saved and loaded as one file."""
+
+    def __init__(self, model, learning_rate):
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        self.best, self.best_loss, self.n_worse = _copy(model), float("inf"), 0
+        self.history = []
+
+    @property
+    def epoch(self):
+        return len(self.history)
+
+    def record(self, loss_train, loss_valid):
+        self.history.append([self.epoch + 1, loss_train, loss_valid])
+        if loss_valid < self.best_loss:
+            self.best, self.best_loss, self.n_worse = _copy(self.model), loss_valid, 0
+        else:
+            self.n_worse += 1
+
+    def save(self, path, settings):
+        moments = self.optimizer.state_dict()["state"]
+        tensors = {f"weights.{name}": tensor for name, tensor in _copy(self.model).items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"adam.{i}.{key}": value for i, state in moments.items() for key, value in state.items()}
+        described = {"history": self.history, "best_loss": self.best_loss, "n_worse": self.n_worse}
+        temporary = Path(f"{path}.tmp")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, temporary, metadata={"training": json.dumps(described | {"settings": settings})})
+        temporary.replace(path)
+
+    def load(self, path, settings):
+        with safe_open(path, framework="pt") as file:
+            described = json.loads((file.metadata() or {}).get("training", "{}"))
+        if described.get("settings") != settings:
+            raise ValueError(
+                f"checkpoint '{path}' belongs to a training with {described.get('settings')}, this one has {settings}; "
+                "delete the file, or give the same parameters."
+            )
+        parts = {"weights": {}, "best": {}, "adam": {}}
+        for name, tensor in load_file(path).items():
+            kind, key = name.split(".", 1)
+            parts[kind][key] = tensor
+        self.model.load_state_dict(parts["weights"])
+        self.best = parts["best"]
+        state = {}
+        for name, tensor in parts["adam"].items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.history, self.best_loss = described["history"], described["best_loss"]
+        self.n_worse = described["n_worse"]
+
+
+def _train_epoch(model, state, part, batch_size, seed):
+    flux, ivar = part
+    model.train()
+    total = 0.0
+    with torch.random.fork_rng(devices=[flux.device] if flux.is_cuda else []):
+        torch.manual_seed(_hash(np.array([state.epoch]), seed)[0] >> np.uint64(1))
+        order = torch.randperm(len(flux)).to(flux.device)
+        for start in range(0, len(flux), batch_size):
+            rows = order[start : start + batch_size]
+            with torch.autocast("cuda", torch.bfloat16, enabled=flux.is_cuda):
+                loss = model.loss(flux[rows], ivar[rows])
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.mean().backward()
+            # one broken spectrum must not throw the weights away
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+            state.optimizer.step()
+            total += float(loss.detach().sum())
+    return total / len(flux)
+
+
+@torch.no_grad()
+def _valid_loss(model, part, batch_size=1024):
+    model.eval()
+    flux, ivar = part
+    total = sum(
+        float(model.loss(flux[i : i + batch_size], ivar[i : i + batch_size]).sum())
+        for i in range(0, len(flux), batch_size)
+    )
+    return total / len(flux)
+
+
+def _load_part(spectra, name, n_objects, seed, device):
+    """Load the usable spectra of one part of the split, those of lowest hash first, as tensors on the device."""
+    targetid = spectra["targetid"].values
+    rows = np.flatnonzero(split_spectra(targetid, seed) == name)
+    rows = rows[np.argsort(_hash(targetid[rows], seed + 1), kind="stable")[:n_objects]]
+    part = spectra[["flux", "ivar"]].isel({OBJECT: np.sort(rows)}).compute()
+    # the order of training is that of the ids, not of the files
+    part = part.isel({OBJECT: np.argsort(part["targetid"].values, kind="stable")})
+    usable = (part["ivar"].values > 0).sum(axis=1) >= min(N_GOOD_MIN, part["ivar"].shape[1])
+    return tuple(torch.from_numpy(part[key].values[usable]).to(device) for key in ("flux", "ivar"))
+
+
+def _part_sizes(n_train):
+    return {"train": n_train, "valid": max(1, n_train // 8)}
+
+
+def _choose_device(device):
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is '{device}', but torch sees no GPU here; give device='cpu' or 'auto'.")
+    return torch.device(device)
+
+
+def _copy(model):
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _hash(targetid, seed):
+    """Mix 64-bit integers (splitmix64, Steele et al. 2014): a hash that is the same on every machine."""
+    with np.errstate(over="ignore"):
+        x = targetid.astype("int64").view("uint64") + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

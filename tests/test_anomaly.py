@@ -1,0 +1,211 @@
+"""Scores, calibration, reasons and the ranking."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from distributed import Client, LocalCluster
+from scipy.stats import norm, spearmanr
+
+import astrolab as al
+from astrolab.anomaly.calibration import peer_scores
+from astrolab.anomaly.reasons import describe_reasons
+from astrolab.anomaly.scores import BAND_WIDTHS, block_columns, raw_scores
+from astrolab.models.files import model_to_bytes
+
+DIMS = ("object", "wavelength_rest")
+
+
+@pytest.fixture(scope="module")
+def vae(rest_quasars):
+    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64)
+    al.fit(model, rest_quasars, n_epochs=40, progress=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def ranking(vae, rest_quasars):
+    return al.score_anomalies(vae, rest_quasars)[0]
+
+
+def slow_scores(model, flux, ivar):
+    """Return the raw scores of one spectrum, window by window, in float64."""
+    with torch.inference_mode():
+        out = model(torch.from_numpy(flux[None]), torch.from_numpy(ivar[None]))
+    flux_model, ivar_model = out.flux_model[0].double().numpy(), out.ivar_model[0].double().numpy()
+    good = ivar > 0
+    residual, weight = np.where(good, flux - flux_model, 0), np.where(good, ivar_model, 0)
+    columns = [good.sum(), (flux * np.sqrt(ivar))[good].mean(), np.log((residual**2 * weight).sum() / good.sum())]
+    for width in BAND_WIDTHS:
+        best, at = 0.0, 0
+        for start in range(len(flux) - width + 1):
+            window = slice(start, start + width)
+            if good[window].sum() > 0.5 * width:
+                sigma = (residual[window] * weight[window]).sum() / np.sqrt(weight[window].sum())
+                if abs(sigma) > abs(best):
+                    best, at = sigma, start
+        columns += [best, at]
+    return np.array([*columns, *out.latent_mean[0].numpy()])
+
+
+def test_raw_scores_are_the_plain_numpy_truth(vae, rest_quasars):
+    table = raw_scores(vae, rest_quasars)
+    assert list(table.columns) == block_columns(4)
+    for i in (0, 17, 299):
+        truth = slow_scores(vae, rest_quasars.flux[i].values, rest_quasars.ivar[i].values)
+        np.testing.assert_allclose(table.iloc[i], truth, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("a narrow absorption line", lambda w: np.where(np.abs(w - 2200) < 6, -0.8, 0), "missing flux"),
+        ("a broad trough", lambda w: np.where(np.abs(w - 1500) < 25, -0.5, 0), "blueward of C IV"),
+        ("a strange emission line", lambda w: 1.5 * np.exp(-0.5 * ((w - 2350) / 15) ** 2), "excess flux"),
+    ],
+)
+def test_a_planted_anomaly_comes_first(vae, rest_quasars, name, change, word):
+    bright = int(np.argmin(np.abs(rest_quasars.snr.values - 15)))
+    flux = rest_quasars.flux.values.copy()
+    planted = change(rest_quasars.wavelength_rest.values)
+    flux[bright] += np.where(rest_quasars.ivar[bright] > 0, planted, 0).astype("f4")
+    ranking, _ = al.score_anomalies(vae, rest_quasars.assign(flux=(DIMS, flux)))
+    first = ranking.iloc[0]
+    assert first["targetid"] == int(rest_quasars.targetid[bright]), name
+    assert word in first["reasons"]
+
+
+def test_a_score_does_not_merely_follow_signal_to_noise_or_redshift(ranking):
+    for column in ("snr", "redshift", "n_good"):
+        for score in ("anomaly_score", "score_chi2", "score_band", "score_isolation"):
+            assert abs(spearmanr(ranking[score], ranking[column]).statistic) < 0.15, (score, column)
+
+
+def test_masked_pixels_do_not_matter(vae, rest_quasars, ranking):
+    changed = rest_quasars.flux.where(rest_quasars.ivar > 0, 1e9).astype("f4")
+    again, _ = al.score_anomalies(vae, rest_quasars.assign(flux=changed))
+    pd.testing.assert_frame_equal(again, ranking)
+
+
+def test_the_order_of_the_objects_does_not_matter(vae, rest_quasars, ranking):
+    shuffled = rest_quasars.isel(object=np.random.default_rng(0).permutation(300))
+    again, _ = al.score_anomalies(vae, shuffled)
+    assert list(again["targetid"].head(20)) == list(ranking["targetid"].head(20))
+    np.testing.assert_allclose(again["anomaly_score"], ranking["anomaly_score"], rtol=1e-3, atol=1e-3)
+
+
+def test_the_same_bytes_on_one_and_two_workers_and_in_this_process(vae, rest_quasars, in_chunks):
+    lazy = in_chunks(rest_quasars, 100)
+    here, _ = al.score_anomalies(vae, lazy)
+    for n_workers in (1, 2):
+        options = {"n_workers": n_workers, "threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(**options) as cluster, Client(cluster):
+            there, _ = al.score_anomalies(vae, lazy)
+        pd.testing.assert_frame_equal(there, here, check_exact=True)
+
+
+def test_every_object_is_ranked_or_says_why_not(vae, rest_quasars):
+    redshift, ivar = rest_quasars.redshift.values.copy(), rest_quasars.ivar.values.copy()
+    redshift[:3] = np.nan, -1, np.inf
+    ivar[3], ivar[4, 30:] = 0, 0
+    spectra = rest_quasars.assign_coords(redshift=("object", redshift)).assign(ivar=(DIMS, ivar))
+    ranking, not_ranked = al.score_anomalies(vae, spectra)
+    assert sorted([*ranking["targetid"], *not_ranked["targetid"]]) == sorted(spectra.targetid.values)
+    assert (
+        list(not_ranked["reason"])
+        == ["no redshift was measured"] * 3 + ["fewer than 50 good pixels on the rest grid"] * 2
+    )
+    assert np.isfinite(ranking.select_dtypes("number")).all(axis=None)
+    assert list(ranking["anomaly_rank"]) == list(range(1, 296))
+    assert (np.diff(ranking["anomaly_score"]) <= 0).all()
+    assert ranking["targetid"].dtype == "int64"
+
+
+def test_nothing_to_rank_is_said(vae, rest_quasars):
+    with pytest.raises(ValueError, match="none of 300 objects can be ranked"):
+        al.score_anomalies(vae, rest_quasars.assign(ivar=rest_quasars.ivar * 0))
+
+
+def test_spectra_of_another_grid_or_frame_are_refused(vae, rest_quasars, quasars):
+    with pytest.raises(al.SchemaError, match="the model expects 300"):
+        al.score_anomalies(vae, rest_quasars.isel(wavelength_rest=slice(0, 200)))
+    with pytest.raises(al.SchemaError, match="observed frame"):
+        al.score_anomalies(vae, quasars)
+
+
+def test_the_strangest_come_with_their_spectra(vae, rest_quasars, ranking, in_chunks):
+    ranked = al.rank_anomalies(vae, in_chunks(rest_quasars, 64), n_top=7)
+    al.check_spectra(ranked)
+    assert list(ranked.targetid.values) == list(ranking["targetid"].head(7))
+    assert ranked.attrs["n_ranked"] == 300
+    for i, targetid in enumerate(ranked.targetid.values):
+        row = int(np.flatnonzero(rest_quasars.targetid == targetid)[0])
+        np.testing.assert_array_equal(ranked.flux[i], rest_quasars.flux[row])
+        one = [torch.from_numpy(rest_quasars[key].values[row : row + 1]) for key in ("flux", "ivar")]
+        np.testing.assert_allclose(ranked.flux_model[i], vae(*one).flux_model[0].detach(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ranked.latent[i], vae.encode(*one)[0].detach(), rtol=1e-4, atol=1e-4)
+
+
+def slow_peer_score(values, place, row, n_peers):
+    """Return one calibrated score: a plane through the peers by least squares, and the spread around it."""
+    distance = ((place - place[row]) ** 2).sum(axis=1)
+    near = np.array([other for other in np.argsort(distance, kind="stable") if other != row][:n_peers])
+    peers = values[near]
+    median = np.median(peers)
+    limit = 3 * 1.4826 * np.median(np.abs(peers - median))
+    offset = (place[near] - place[row]) / np.sqrt(((place[near] - place[row]) ** 2).mean(axis=0))
+    design = np.column_stack([np.ones(n_peers), offset])
+    normal = design.T @ design + 1e-3 * n_peers * np.eye(design.shape[1])
+    plane = np.linalg.inv(normal) @ design.T @ np.clip(peers - median, -limit, limit)
+    residual = peers - median - design @ plane
+    middle = np.median(residual)
+    return (values[row] - median - plane[0] - middle) / (1.4826 * np.median(np.abs(residual - middle)))
+
+
+def test_peer_scores_are_the_plain_numpy_truth():
+    rng = np.random.default_rng(0)
+    matched, values = rng.normal(size=(400, 2)), rng.normal(size=400)
+    scores = peer_scores(values[:, None], matched)[:, 0]
+    place = norm.ppf((1 + np.argsort(np.argsort(matched, axis=0), axis=0)) / 401)
+    for row in (0, 11, 399):
+        assert scores[row] == pytest.approx(slow_peer_score(values, place, row, 40))
+
+
+def test_peer_scores_of_a_large_survey_have_no_trend_and_are_close_to_normal():
+    rng = np.random.default_rng(0)
+    matched = rng.normal(size=(60_000, 3))
+    values = 5 * matched[:, :1] + np.exp(matched[:, 1:2]) * rng.normal(size=(60_000, 1))
+    scores = peer_scores(values, matched)[:, 0]
+    assert abs(spearmanr(scores, matched[:, 0]).statistic) < 0.02
+    assert np.percentile(scores, [16, 50, 84]) == pytest.approx([-1, 0, 1], abs=0.08)
+
+
+def test_peer_scores_are_finite_when_all_peers_are_alike():
+    assert np.isfinite(peer_scores(np.zeros((50, 1)), np.zeros((50, 1)))).all()
+    assert peer_scores(np.zeros((1, 2)), np.zeros((1, 1))).shape == (1, 2)
+
+
+def test_reasons_are_in_order_of_weight_and_leave_out_what_is_ordinary():
+    table = pd.DataFrame(
+        {
+            "redshift": [2.0, 2.0, 2.0],
+            "score_band": [9.0, 1.0, 0.5],
+            "score_chi2": [4.0, 3.0, 1.0],
+            "score_isolation": [1.0, 6.0, 1.9],
+            "band_sigma": [-12.0, 3.0, 3.0],
+            "band_wavelength": [1490.0, 2800.0, 4000.0],
+            "band_width": [6400.0, 400.0, 400.0],
+            "chi2": [2.0, 1.5, 1.0],
+        }
+    )
+    trough, isolated, ordinary = describe_reasons(table)
+    assert trough.startswith("missing flux blueward of C IV (-11,400 km/s), 1490 Å rest, 4470 Å observed")
+    assert trough.endswith("reconstruction χ² per pixel 2 (4.0σ above its peers)")
+    assert isolated.startswith("unusual combination of features in latent space (6.0σ above its peers); reconstruction")
+    assert ordinary.startswith("ordinary")
+
+
+def test_a_model_travels_to_a_worker_in_few_megabytes(vae):
+    described, weights = model_to_bytes(vae)
+    assert described[0] == "VAE"
+    assert len(weights) < 10e6

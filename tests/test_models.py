@@ -1,0 +1,113 @@
+"""The contract of a model, over all models, and of the files they are saved in."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import astrolab as al
+from astrolab.models.files import ModelFileError
+
+MODELS = {"VAE": lambda: al.VAE(n_wavelength=60, n_latent=3, n_hidden=16, seed=5)}
+
+pytestmark = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture
+def batch():
+    rng = torch.Generator().manual_seed(0)
+    flux = 1 + 0.3 * torch.randn(11, 60, generator=rng)
+    ivar = 10 * torch.rand(11, 60, generator=rng)
+    ivar[:, 20:25] = 0
+    ivar[4] = 0  # nothing was measured
+    return flux, ivar
+
+
+def test_shapes(name, batch):
+    model = MODELS[name]().eval()
+    out = model(*batch)
+    assert out.flux_model.shape == out.ivar_model.shape == (11, 60)
+    assert model.loss(*batch).shape == (11,)
+    assert model.encode(*batch).shape == (11, model.config["n_latent"])
+    assert torch.isfinite(model.loss(*batch)).all()
+
+
+def test_masked_pixels_do_not_matter(name, batch):
+    model = MODELS[name]().eval()
+    flux, ivar = batch
+    for nonsense in (1e9, float("nan"), float("inf")):
+        changed = torch.where(ivar > 0, flux, nonsense)
+        torch.testing.assert_close(model(changed, ivar).flux_model, model(flux, ivar).flux_model, rtol=0, atol=0)
+        torch.testing.assert_close(model.loss(changed, ivar), model.loss(flux, ivar), rtol=0, atol=0)
+        torch.testing.assert_close(model.encode(changed, ivar), model.encode(flux, ivar), rtol=0, atol=0)
+
+
+def test_one_bad_spectrum_does_not_spoil_its_batch(name, batch):
+    model = MODELS[name]().eval()
+    flux, ivar = batch
+    broken = flux.clone()
+    broken[2] = 1e30
+    others = torch.arange(11) != 2
+    torch.testing.assert_close(model.loss(broken, ivar)[others], model.loss(flux, ivar)[others], rtol=0, atol=0)
+
+
+def test_gradients_are_finite(name, batch):
+    model = MODELS[name]().train()
+    model.loss(*batch).mean().backward()
+    assert all(torch.isfinite(weights.grad).all() for weights in model.parameters())
+
+
+def test_the_seed_decides_the_weights(name):
+    one, other = MODELS[name]().state_dict(), MODELS[name]().state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_saved_model_comes_back_the_same(name, batch, tmp_path):
+    model = MODELS[name]().eval()
+    al.save_model(model, tmp_path / "model", note="a test")
+    again = al.load_model(tmp_path / "model")
+    assert type(again) is type(model)
+    assert torch.equal(again(*batch).flux_model, model(*batch).flux_model)
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["card"] == {"note": "a test"}
+
+
+def _lose_weights(folder):
+    (folder / "weights.safetensors").unlink()
+
+
+def _truncate(folder):
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+
+
+def _rename_model(folder):
+    described = json.loads((folder / "model.json").read_text()) | {"model": "os.system"}
+    (folder / "model.json").write_text(json.dumps(described))
+
+
+def _change_architecture(folder):
+    described = json.loads((folder / "model.json").read_text())
+    described["config"]["n_wavelength"] = 61
+    (folder / "model.json").write_text(json.dumps(described))
+
+
+def _garble_json(folder):
+    (folder / "model.json").write_text("{")
+
+
+def _spoil_weights(folder):
+    model = al.load_model(folder)
+    with torch.no_grad():
+        next(model.parameters()).fill_(np.nan)
+    al.save_model(model, folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [_lose_weights, _truncate, _rename_model, _change_architecture, _garble_json, _spoil_weights]
+)
+def test_a_damaged_model_is_refused_with_a_sentence(name, tmp_path, damage):
+    folder = al.save_model(MODELS[name](), tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ModelFileError, match=r"missing|damaged|expected one of|do not fit|not finite"):
+        al.load_model(folder)

@@ -1,0 +1,138 @@
+"""The rest frame and normalisation, against plain numpy and against physics."""
+
+import numpy as np
+import pytest
+
+import astrolab as al
+from astrolab.spectra import pixel_edges
+
+
+def slow_restframe(wavelength, flux, ivar, redshift, grid):
+    """Return one rebinned spectrum, pixel by pixel, as the definition says."""
+    edges_in, edges_out = pixel_edges(wavelength) / (1 + redshift), pixel_edges(grid)
+    flux_out, ivar_out = np.zeros(len(grid)), np.zeros(len(grid))
+    for k in range(len(grid)):
+        overlap = np.minimum(edges_in[1:], edges_out[k + 1]) - np.maximum(edges_in[:-1], edges_out[k])
+        use = (overlap > 0) & (ivar > 0)
+        width = overlap[use].sum()
+        if width > 0 and width >= 0.5 * (edges_out[k + 1] - edges_out[k]):
+            flux_out[k] = (1 + redshift) * (overlap[use] * flux[use]).sum() / width
+            ivar_out[k] = width**2 / (overlap[use] ** 2 / ivar[use]).sum() / (1 + redshift) ** 2
+    return flux_out, ivar_out
+
+
+@pytest.mark.parametrize("n_wavelength", [37, 300, 4000])
+def test_restframe_is_the_plain_numpy_truth(quasars, n_wavelength):
+    grid = al.rest_grid(1200, 3800, n_wavelength)
+    some = quasars.isel(object=slice(0, 5))
+    rest = al.to_restframe(some, grid)
+    for i in range(5):
+        one = some.isel(object=i)
+        flux, ivar = slow_restframe(
+            quasars.wavelength.values, one.flux.values.astype(float), one.ivar.values, float(one.redshift), grid
+        )
+        np.testing.assert_allclose(rest.flux[i], flux, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(rest.ivar[i], ivar, rtol=2e-5)
+
+
+def test_a_gaussian_line_keeps_its_flux_place_and_width(quasars):
+    sigma, line_flux = 12.0, 70.0
+    wavelength = quasars.wavelength.values
+    redshift = quasars.redshift.values[:, None]
+    centre = 2000 * (1 + redshift)
+    gauss = line_flux / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((wavelength - centre) / sigma) ** 2)
+    spectra = quasars.assign(
+        flux=(("object", "wavelength"), gauss.astype("f4")), ivar=(("object", "wavelength"), np.ones_like(gauss, "f4"))
+    )
+    grid = al.rest_grid(1950, 2050, 200)
+    rest = al.to_restframe(spectra, grid)
+    width = np.diff(pixel_edges(grid))
+    total = (rest.flux * width).sum("wavelength_rest")
+    np.testing.assert_allclose(total, line_flux, rtol=2e-4)
+    mean = (rest.flux * width * grid).sum("wavelength_rest") / total
+    np.testing.assert_allclose(mean, 2000, atol=0.02)
+    second = (rest.flux * width * (grid - 2000) ** 2).sum("wavelength_rest") / total
+    np.testing.assert_allclose(np.sqrt(second), sigma / (1 + redshift[:, 0]), rtol=0.05)
+
+
+def test_the_noise_is_what_ivar_says(quasars):
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=quasars.flux.shape).astype("f4")
+    ones = np.ones_like(noise)
+    dims = ("object", "wavelength")
+    rest = al.to_restframe(quasars.assign(flux=(dims, noise), ivar=(dims, ones)), al.rest_grid(1700, 2500, 80))
+    chi = (rest.flux * np.sqrt(rest.ivar)).values
+    assert abs(chi.std() - 1) < 0.02
+    assert abs(chi.mean()) < 0.02
+
+
+def test_masked_pixels_do_not_matter(quasars):
+    masked = quasars.ivar == 0
+    changed = quasars.assign(flux=quasars.flux.where(~masked, 1e9).astype("f4"))
+    grid = al.rest_grid(1200, 3800, 300)
+    for step in (al.normalize_flux, lambda spectra: al.to_restframe(spectra, grid)):
+        one, other = step(quasars), step(changed)
+        np.testing.assert_array_equal(one.flux, other.flux)
+        np.testing.assert_array_equal(one.ivar, other.ivar)
+
+
+def test_lazy_spectra_stay_lazy_and_give_the_same_bytes(quasars, in_chunks):
+    grid = al.rest_grid(1200, 3800, 300)
+    lazy = al.normalize_flux(al.to_restframe(in_chunks(quasars, 70), grid))
+    assert lazy.flux.chunks[0] == (70, 70, 70, 70, 20)
+    eager = al.normalize_flux(al.to_restframe(quasars, grid))
+    np.testing.assert_array_equal(lazy.flux, eager.flux)
+    np.testing.assert_array_equal(lazy.ivar, eager.ivar)
+    al.check_spectra(lazy)
+
+
+@pytest.mark.parametrize("redshift", [np.nan, -1.0, -5.0, np.inf])
+def test_an_object_without_a_redshift_stays_as_an_empty_row(quasars, redshift):
+    values = quasars.redshift.values.copy()
+    values[3] = redshift
+    rest = al.to_restframe(quasars.assign_coords(redshift=("object", values)), al.rest_grid(1200, 3800, 300))
+    assert rest.sizes["object"] == quasars.sizes["object"]
+    assert not rest.ivar[3].any()
+    assert not rest.flux[3].any()
+    assert rest.ivar[2].any()
+
+
+def test_signal_to_noise_survives_normalisation(quasars):
+    scaled = al.normalize_flux(quasars)
+    np.testing.assert_allclose(
+        scaled.flux * np.sqrt(scaled.ivar), quasars.flux * np.sqrt(quasars.ivar), rtol=1e-4, atol=1e-4
+    )
+    good = scaled.flux.where(scaled.ivar > 0)
+    np.testing.assert_allclose(good.median("wavelength"), 1, rtol=1e-4)
+
+
+def test_pure_noise_is_not_blown_up(quasars):
+    noise = np.random.default_rng(0).normal(size=quasars.flux.shape).astype("f4")
+    dims = ("object", "wavelength")
+    scaled = al.normalize_flux(quasars.assign(flux=(dims, noise), ivar=(dims, np.ones_like(noise))))
+    assert float(np.abs(scaled.flux).max()) < 7
+
+
+def test_a_spectrum_without_a_good_pixel_stays_zero(quasars):
+    ivar = quasars.ivar.values.copy()
+    ivar[7] = 0
+    scaled = al.normalize_flux(quasars.assign(ivar=(("object", "wavelength"), ivar)))
+    assert not scaled.flux[7].any()
+    assert np.isfinite(scaled.flux).all()
+
+
+def test_a_second_shift_to_the_rest_frame_is_refused(rest_quasars):
+    with pytest.raises(al.SchemaError, match="in the rest frame already"):
+        al.to_restframe(rest_quasars, al.rest_grid(1200, 3800, 300))
+
+
+@pytest.mark.parametrize("grid", [[2000, 1000], [[1, 2]], [np.nan, 3000], [5.0], [-1, 3]])
+def test_a_grid_that_is_none_is_refused(quasars, grid):
+    with pytest.raises(al.SchemaError, match="rest_grid"):
+        al.to_restframe(quasars, grid)
+
+
+@pytest.mark.parametrize("arguments", [(3000, 1000, 10), (0, 1000, 10), (1000, 2000, 1)])
+def test_an_empty_rest_grid_is_refused(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        al.rest_grid(*arguments)

@@ -1,0 +1,96 @@
+"""The training loop: it learns, repeats itself exactly, and survives being stopped."""
+
+import numpy as np
+import pytest
+import torch
+
+import astrolab as al
+from astrolab.training import split_spectra
+
+
+def train(spectra, **options):
+    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=32)
+    history = al.fit(model, spectra, **{"n_epochs": 4, "progress": False, **options})
+    return model, history
+
+
+def weights_equal(one, other):
+    other = other.state_dict()
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.state_dict().items())
+
+
+def test_training_lowers_the_loss(rest_quasars):
+    _, history = train(rest_quasars, n_epochs=25)
+    assert history["loss_train"].iloc[-1] < 0.7 * history["loss_train"].iloc[0]
+    assert list(history["epoch"]) == list(range(1, len(history) + 1))
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_chunks_and_the_order(rest_quasars, in_chunks):
+    one, history = train(rest_quasars)
+    other, again = train(in_chunks(rest_quasars, 37))
+    shuffled, _ = train(rest_quasars.isel(object=np.random.default_rng(0).permutation(300)))
+    assert weights_equal(one, other)
+    assert weights_equal(one, shuffled)
+    assert history.equals(again)
+    different, _ = train(rest_quasars, seed=1)
+    assert not weights_equal(one, different)
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_a_training_resumed_from_its_checkpoint_ends_the_same(rest_quasars, tmp_path, stop_at):
+    whole, curve = train(rest_quasars, n_epochs=5)
+    train(rest_quasars, n_epochs=stop_at, checkpoint_path=tmp_path / "training.safetensors")
+    resumed, resumed_curve = train(rest_quasars, n_epochs=5, checkpoint_path=tmp_path / "training.safetensors")
+    assert weights_equal(whole, resumed)
+    assert curve.equals(resumed_curve)
+
+
+def test_a_checkpoint_of_another_training_is_refused(rest_quasars, tmp_path):
+    train(rest_quasars, n_epochs=1, checkpoint_path=tmp_path / "training.safetensors")
+    with pytest.raises(ValueError, match="belongs to a training"):
+        train(rest_quasars, n_epochs=2, seed=3, checkpoint_path=tmp_path / "training.safetensors")
+
+
+def test_training_stops_when_validation_no_longer_improves(rest_quasars):
+    _, history = train(rest_quasars, n_epochs=40, patience=2, learning_rate=0.05)
+    assert len(history) < 40
+    best = history["loss_valid"].idxmin()
+    assert len(history) - 1 - best == 2
+
+
+def test_the_test_part_is_never_read(rest_quasars):
+    is_test = split_spectra(rest_quasars.targetid.values) == "test"
+    assert is_test.any()
+    changed = rest_quasars.flux.values.copy()
+    changed[is_test] = 1e6
+    dims = ("object", "wavelength_rest")
+    one, _ = train(rest_quasars, n_epochs=2)
+    other, _ = train(rest_quasars.assign(flux=(dims, changed)), n_epochs=2)
+    assert weights_equal(one, other)
+
+
+def test_n_train_bounds_what_is_loaded_and_is_a_fair_sample(rest_quasars):
+    _, history = train(rest_quasars, n_train=64)
+    assert np.isfinite(history.to_numpy()).all()
+
+
+def test_the_split_is_a_hash_of_the_identifier():
+    targetid = np.arange(100_000) + 39_633_559_463_397_000
+    part = split_spectra(targetid)
+    shares = {name: np.mean(part == name) for name in ("train", "valid", "test")}
+    assert shares == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.005)
+    order = np.random.default_rng(0).permutation(len(targetid))
+    assert (split_spectra(targetid[order]) == part[order]).all()
+
+
+def test_nothing_to_train_on_is_said(rest_quasars):
+    blind = rest_quasars.assign(ivar=rest_quasars.ivar * 0)
+    with pytest.raises(ValueError, match="0 of 300 objects can be trained on"):
+        train(blind)
+
+
+def test_a_gpu_that_is_not_there_is_said(rest_quasars):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match="torch sees no GPU here"):
+        train(rest_quasars, device="cuda")
