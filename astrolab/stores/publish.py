@@ -1,0 +1,100 @@
+"""Let a folder appear under its name only when it is complete."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+
+
+class StoreError(ValueError):
+    """A store is missing, damaged, in the way, or cannot be written."""
+
+
+@contextmanager
+def publishing(path, *, overwrite=False):
+    """Give a temporary folder, and put it at its place when the block ends without an error.
+
+    Local folders are flushed to disk and renamed; on an object store the root's zarr.json is uploaded last, so that a
+    reader finds no store until all of it is there. After an error or an interrupt nothing is left; after a kill there
+    may be a hidden folder whose name ends in ``.partial``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The final place, local or an fsspec URL.
+    overwrite : bool, optional
+        Replace a store that is there, once the new one is complete.
+
+    Yields
+    ------
+    pathlib.Path
+        A local folder beside the final one.
+
+    Raises
+    ------
+    StoreError
+        If there is something at `path` and `overwrite` is False, or it is not a store; or if writing fails.
+    """
+    path = os.fspath(path)
+    if "://" in path:
+        with _uploading(path, overwrite) as folder:
+            yield folder
+        return
+    final = Path(path).absolute()
+    _check_free(final, overwrite)
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _flush(partial)
+        _swap(partial, final, overwrite)
+    except OSError as error:
+        raise StoreError(f"'{path}' cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _uploading(url, overwrite):
+    fs, inside = fsspec.core.url_to_fs(url)
+    if fs.exists(f"{inside}/zarr.json") and not overwrite:
+        raise StoreError(f"there is a store at '{url}' already; give another path, or overwrite=True.")
+    with tempfile.TemporaryDirectory(prefix="astrolab-") as folder:
+        yield Path(folder) / "store"
+        if overwrite and fs.exists(inside):
+            fs.rm(inside, recursive=True)
+        root = Path(folder) / "store"
+        files = sorted(file for file in root.rglob("*") if file.is_file() and file != root / "zarr.json")
+        for file in [*files, root / "zarr.json"]:
+            fs.put_file(str(file), f"{inside}/{file.relative_to(root).as_posix()}")
+
+
+def _check_free(final, overwrite):
+    if not final.exists():
+        return
+    if not overwrite:
+        raise StoreError(f"there is something at '{final}' already; give another path, or overwrite=True.")
+    if not (final / "zarr.json").is_file():
+        raise StoreError(f"'{final}' is not a store, so it will not be overwritten; give another path.")
+
+
+def _flush(folder):
+    for name in [*folder.rglob("*"), folder]:
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _swap(partial, final, overwrite):
+    _check_free(final, overwrite)
+    old = partial.with_suffix(".old")
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,259 @@
+"""The spectra store: one Zarr 3 group that notices its own damage.
+
+Every chunk holds whole objects and ends in a CRC-32C, so that a flipped bit or a truncated file is an error; chunks
+full of one value are written too, so that a chunk that is not there is an error and not a fill value. A store appears
+under its name only when it is complete. Plain ``xarray.open_zarr`` reads it as well.
+"""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from astrolab.schema import SchemaError, check_spectra
+from astrolab.stores.publish import StoreError, publishing
+
+CHUNK_SIZE = 1024  # objects; 32 MB of flux: one read and one task each, and still small beside a worker's memory
+_COLUMN_CHUNK = 1 << 20
+_FORMAT = "astrolab-spectra-1"
+
+
+def save_spectra(spectra, path, *, chunk_size=CHUNK_SIZE, provenance=None, keep_order=False, overwrite=False):
+    """Save spectra as a Zarr 3 store, sorted by targetid.
+
+    Lazy variables are computed chunk by chunk with the scheduler in use, so that a survey never has to fit in memory.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Spectra, dims (object, wavelength) or (object, wavelength_rest); every further variable whose first dimension is
+        object (flux_model, latent, …) is saved as well.
+    path : str or path-like
+        Where to; local, or an fsspec URL (then it is written to a local temporary folder first, and uploaded).
+    chunk_size : int, optional
+        Objects a chunk.
+    provenance : dict, optional
+        What these spectra were made from, for people and machines; JSON values. Kept with the versions of the software.
+    keep_order : bool, optional
+        Keep the order of the objects, such as a ranking, instead of sorting by targetid.
+    overwrite : bool, optional
+        Replace a store that is there; the old one stays until the new one is complete.
+
+    Raises
+    ------
+    SchemaError
+        If `spectra` does not keep to the data model.
+    StoreError
+        If there is something at `path` already, or it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, astrolab as al
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     al.save_spectra(al.simulate_survey(3, seed=0), f"{folder}/three.zarr")
+    ...     al.open_spectra(f"{folder}/three.zarr").sizes["object"]
+    3
+    """
+    check_spectra(spectra)
+    if not keep_order:
+        order = np.argsort(spectra["targetid"].values, kind="stable")
+        if np.any(np.diff(order) < 0):
+            spectra = spectra.isel(object=order)
+    with publishing(path, overwrite=overwrite) as folder:
+        group = create_store(folder)
+        sources, targets = [], []
+        for name, variable in spectra.data_vars.items():
+            array = add_array(group, name, variable, chunk_size)
+            sources.append(da.asarray(variable.data).rechunk((array.chunks[0], *variable.shape[1:])))
+            targets.append(array)
+        da.store(sources, targets, lock=False)
+        finish_store(group, spectra, provenance)
+
+
+def open_spectra(path):
+    """Open a spectra store.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Local path or fsspec URL.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims (object, wavelength) or (object, wavelength_rest): flux, ivar and further variables lazy, one dask chunk
+        a stored chunk; columns in memory. ``attrs["provenance"]`` says what it was made from.
+
+    Raises
+    ------
+    StoreError
+        If there is nothing at `path`, or it is not a spectra store, or (when lazy variables are computed) a chunk is
+        missing or damaged.
+    """
+    path = os.fspath(path)
+    group = _open_group(path)
+    coords, data = {}, {}
+    names = set(group.attrs.get("coordinates", "").split())
+    for name, array in sorted(group.arrays()):
+        dims = array.metadata.dimension_names
+        if dims is None or None in dims:
+            raise StoreError(f"'{path}' is not a spectra store: its array '{name}' does not name its dimensions.")
+        stored = _StoredArray(array, path)
+        if name in names or name in dims:
+            coords[name] = (dims, _as_text(stored[...]), dict(array.attrs))
+        else:
+            lazy = da.from_array(stored, chunks=array.chunks, name=None, asarray=False, meta=np.empty(0, array.dtype))
+            data[name] = (dims, lazy, dict(array.attrs))
+    attrs = {name: value for name, value in group.attrs.items() if name not in ("coordinates", "format")}
+    try:
+        return check_spectra(xr.Dataset(data, coords, attrs))
+    except (SchemaError, ValueError) as error:
+        raise StoreError(f"'{path}' is not a spectra store: {error}") from error
+
+
+def create_store(folder):
+    """Create an empty group in a folder that `publishing` gave.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where to.
+
+    Returns
+    -------
+    zarr.Group
+    """
+    return zarr.create_group(LocalStore(folder), zarr_format=3)
+
+
+def add_array(group, name, variable, chunk_size=_COLUMN_CHUNK):
+    """Add an array to a store, with its checksums; nothing is written to it yet.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The store.
+    name : str
+        Of the array.
+    variable : xarray.Variable or xarray.DataArray
+        Gives shape, dims, dtype and attributes.
+    chunk_size : int, optional
+        Chunk along the first dimension; the others are not divided.
+
+    Returns
+    -------
+    zarr.Array
+    """
+    is_text = variable.dtype.kind in "UTO"
+    return group.create_array(
+        name,
+        shape=variable.shape,
+        chunks=(max(1, min(chunk_size, variable.shape[0])), *variable.shape[1:]),
+        dtype="string" if is_text else variable.dtype,
+        # measured on DESI spectra: bit shuffle packs 5 % better than byte shuffle, at the same speed
+        compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
+        fill_value="" if is_text else np.nan if variable.dtype.kind == "f" else 0,
+        dimension_names=variable.dims,
+        attributes=_plain(variable.attrs),
+        config={"write_empty_chunks": True},
+    )
+
+
+def finish_store(group, spectra, provenance=None):
+    """Write the coordinates and attributes of a store.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The store.
+    spectra : xarray.Dataset
+        Its coordinates and attributes are written; its variables are not looked at.
+    provenance : dict, optional
+        As in `save_spectra`.
+    """
+    for name, coordinate in spectra.coords.items():
+        values = coordinate.values
+        add_array(group, name, coordinate.variable)[...] = (
+            values.astype(object) if values.dtype.kind in "UT" else values
+        )
+    software = {name: importlib.metadata.version(name) for name in ("astrolab-research", "zarr", "numpy")}
+    attrs = _plain(spectra.attrs)
+    made_from = attrs.pop("provenance", {}) if provenance is None else _plain(provenance)
+    attrs["provenance"] = {**made_from, "software": software}
+    dims = set(spectra.dims)
+    attrs["coordinates"] = " ".join(name for name in spectra.coords if name not in dims)
+    group.attrs.update({**attrs, "format": _FORMAT})
+
+
+class _AllChunks(WrapperStore):
+    """A store in which a chunk that is not there is an error; Zarr itself would give its fill value."""
+
+    async def get(self, key, prototype, byte_range=None):
+        value = await self._store.get(key, prototype, byte_range)
+        if value is None and "/c/" in key:
+            raise StoreError(f"chunk {key} is missing: the store is damaged; make it again, or restore that file.")
+        return value
+
+
+class _StoredArray:
+    """A Zarr array for dask, which names the file when a chunk is damaged."""
+
+    def __init__(self, array, path):
+        self._array, self._path = array, path
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, key):
+        try:
+            return self._array[key]
+        except (ValueError, RuntimeError, OSError, TypeError, IndexError) as error:
+            raise StoreError(f"'{self._path}': {self._damaged(error)}") from error
+
+    def _damaged(self, error):
+        if isinstance(error, StoreError):
+            return str(error)
+        return f"array '{self._array.basename}' holds a damaged chunk ({error}); make the store again, or restore it."
+
+    def __dask_tokenize__(self):
+        root = Path(self._path) / "zarr.json"
+        changed = root.stat().st_mtime_ns if root.is_file() else 0
+        return (type(self).__name__, self._path, changed, self._array.path, self.shape, str(self.dtype))
+
+
+def _open_group(path):
+    try:
+        if "://" in path:
+            store = FsspecStore.from_url(path, read_only=True)
+        elif not Path(path).exists():
+            raise FileNotFoundError
+        else:
+            store = LocalStore(path, read_only=True)
+        return zarr.open_group(_AllChunks(store), mode="r", zarr_format=3)
+    except FileNotFoundError as error:
+        if "://" not in path and Path(path).exists():
+            raise StoreError(f"'{path}' is not a spectra store; astrolab ingest and save_spectra make them.") from error
+        raise StoreError(
+            f"there is no spectra store at '{path}'; astrolab ingest and save_spectra make them."
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"'{path}' is not a spectra store, or a damaged one: {error}") from error
+
+
+def _as_text(values):
+    return values.astype(object).astype(str) if values.dtype.kind in "TO" else values
+
+
+def _plain(value):
+    """Return a value as JSON knows it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
