@@ -1,13 +1,73 @@
-"""Dataset in, Dataset out: the rest frame, normalisation."""
+"""Dataset in, Dataset out: selection, the rest frame, normalisation."""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numba import njit
 
-from astrolab.schema import WAVELENGTH, WAVELENGTH_REST, SchemaError, check_spectra, spectral_dim
+from astrolab.schema import OBJECT, WAVELENGTH, WAVELENGTH_REST, SchemaError, check_spectra, spectral_dim
 
 # an output pixel counts when good input pixels cover at least this part of it
 _COVERAGE_MIN = 0.5
+
+
+def select_objects(spectra, *, spectype="QSO", redshift_min=0.0, redshift_max=10.0):
+    """Select the objects to work on, and say of every other one why it is left out.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Spectra in either frame, lazy or in memory.
+    spectype : str, optional
+        Class to keep (``"QSO"``, ``"GALAXY"``, ``"STAR"``); ``"any"`` keeps all.
+    redshift_min, redshift_max : float, optional
+        Keep redshifts in this closed interval.
+
+    Returns
+    -------
+    selected : xarray.Dataset
+        The objects kept, in their order.
+    left_out : pandas.DataFrame
+        ``targetid`` and ``reason`` of each of the others: not a target (a sky or broken fibre), no redshift, another
+        class, a redshift outside the interval.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left, with the counts of the reasons.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> selected, left_out = al.select_objects(al.simulate_survey(50, seed=0), redshift_min=0.5)
+    >>> selected.sizes["object"] + len(left_out)
+    50
+    """
+    check_spectra(spectra)
+    redshift = spectra["redshift"].values
+    classes = spectra["spectype"].values.astype(str)
+    is_target = spectra["is_target"].values if "is_target" in spectra.coords else np.ones(len(redshift), bool)
+    wrong_class = np.full(len(redshift), spectype != "any") & (classes != spectype)
+    named = np.where(classes == "", "unknown", classes).astype(object)
+    reason = np.select(
+        [~is_target, ~np.isfinite(redshift), wrong_class, (redshift < redshift_min) | (redshift > redshift_max)],
+        [
+            "not a target: a sky, blank or broken fibre",
+            "no redshift was measured",
+            "spectype is " + named,
+            f"redshift is outside {redshift_min} to {redshift_max}",
+        ],
+        "",
+    )
+    left_out = pd.DataFrame({"targetid": spectra["targetid"].values, "reason": reason.astype(str)})
+    left_out = left_out[reason != ""]
+    if len(left_out) == len(redshift):
+        counts = ", ".join(f"{n} × {why}" for why, n in left_out["reason"].value_counts().items())
+        raise ValueError(
+            f"none of {len(redshift)} objects is a {spectype} at redshift {redshift_min} to {redshift_max} ({counts}); "
+            'choose another spectype ("any" takes all) or interval.'
+        )
+    return spectra.isel({OBJECT: reason == ""}), left_out.reset_index(drop=True)
 
 
 def rest_grid(wavelength_min, wavelength_max, n_wavelength):

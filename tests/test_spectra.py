@@ -136,3 +136,26 @@ def test_a_grid_that_is_none_is_refused(quasars, grid):
 def test_an_empty_rest_grid_is_refused(arguments):
     with pytest.raises(ValueError, match="expected"):
         al.rest_grid(*arguments)
+
+
+def test_every_object_is_selected_or_says_why_not(quasars):
+    redshift, spectype = quasars.redshift.values.copy(), quasars.spectype.values.astype(object)
+    redshift[:2], spectype[2], spectype[3], is_target = (np.nan, 9.0), "STAR", "", np.full(300, True)
+    is_target[4] = False
+    columns = {"redshift": redshift, "spectype": spectype.astype(str), "is_target": is_target}
+    spectra = quasars.assign_coords({name: ("object", values) for name, values in columns.items()})
+    selected, left_out = al.select_objects(spectra, redshift_max=6.0)
+    assert list(left_out["reason"]) == [
+        "no redshift was measured",
+        "redshift is outside 0.0 to 6.0",
+        "spectype is STAR",
+        "spectype is unknown",
+        "not a target: a sky, blank or broken fibre",
+    ]
+    assert sorted([*selected.targetid.values, *left_out["targetid"]]) == sorted(quasars.targetid.values)
+    assert al.select_objects(spectra, spectype="any")[0].sizes["object"] == 298
+
+
+def test_a_selection_that_leaves_nothing_says_what_there_is(quasars):
+    with pytest.raises(ValueError, match=r"none of 300 objects is a GALAXY.*\(300 × spectype is QSO\)"):
+        al.select_objects(quasars, spectype="GALAXY")

@@ -4,10 +4,13 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import norm, rankdata
 
-# scores are compared with at most this many objects, so that the cost grows linearly with the survey
-_N_REFERENCE = 20_000
+# Up to this many objects each is compared with its own peers; of a larger survey this many anchors are, and every
+# object is compared with what the anchors around it say, so that the cost grows linearly.
+_N_ANCHORS = 4_000
+_N_REFERENCE = 40_000
 _N_PEERS = 200
-_BATCH = 20_000
+_N_AROUND = 4
+_BATCH = 50_000
 
 
 def peer_scores(values, matched, seed=0):
@@ -45,22 +48,50 @@ def peer_scores(values, matched, seed=0):
         return np.zeros_like(values, dtype="float64")
     # normal scores of the ranks: no unit, no skewness, and still straight lines in the tails
     place = np.stack([norm.ppf(rankdata(column) / (n_objects + 1)) for column in matched.T], axis=1)
-    reference = np.arange(n_objects)
-    if n_objects > _N_REFERENCE:
-        reference = np.sort(np.random.default_rng(seed).choice(n_objects, _N_REFERENCE, replace=False))
-    tree = cKDTree(place[reference])
-    n_peers = min(len(reference) - 1, max(20, min(_N_PEERS, len(reference) // 10)))
-    floor = 0.1 * _spread(values[reference].T)[0] + 1e-12  # (n_score,): no group of peers is infinitely uniform
-    calibrated = np.empty(values.shape)
-    for start in range(0, n_objects, _BATCH):
-        rows = np.arange(start, min(start + _BATCH, n_objects))
-        _, near = tree.query(place[rows], k=n_peers + 1)
-        near = _without_self(reference[near], rows, n_peers)
-        offset = place[near] - place[rows, None]  # (row, peer, column)
-        for j in range(values.shape[1]):
-            expected, spread = _local_fit(offset, values[near, j])
-            calibrated[rows, j] = (values[rows, j] - expected) / np.maximum(spread, floor[j])
-    return calibrated
+    if n_objects <= _N_ANCHORS:
+        expected, _, spread = _fit_peers(place, values, np.arange(n_objects))
+        return (values - expected) / spread
+    rng = np.random.default_rng(seed)
+    reference = np.sort(rng.choice(n_objects, min(_N_REFERENCE, n_objects), replace=False))
+    anchors = np.sort(rng.choice(len(reference), _N_ANCHORS, replace=False))
+    fits = _fit_peers(place[reference], values[reference], anchors)
+    tree = cKDTree(place[reference[anchors]])
+    batches = [slice(start, start + _BATCH) for start in range(0, n_objects, _BATCH)]
+    return np.concatenate([_compare(place[rows], values[rows], tree, fits) for rows in batches])
+
+
+def _fit_peers(place, values, rows):
+    """Fit a plane through the scores of each row's peers: its value at the row, its slope, the spread around it.
+
+    At the rim of the sample all peers lie on one side; their plain median would leave a trend there.
+    """
+    n_peers = min(len(place) - 1, max(20, min(_N_PEERS, len(place) // 10)))
+    _, near = cKDTree(place).query(place[rows], k=n_peers + 1)
+    near = _without_self(near, rows, n_peers)
+    peers = values[near]  # (row, peer, score)
+    spread, median = _spread(peers)
+    limit = 3 * spread[:, None]
+    clipped = np.clip(peers - median[:, None], -limit, limit)  # an anomaly among the peers must not tilt the plane
+    offset = place[near] - place[rows, None]  # (row, peer, column)
+    scale = np.sqrt((offset**2).mean(axis=1, keepdims=True)) + 1e-12
+    design = np.concatenate([np.ones((*near.shape, 1)), offset / scale], axis=2)  # (row, peer, 1 + column)
+    across = design.transpose(0, 2, 1)
+    plane = np.linalg.solve(across @ design + 1e-3 * n_peers * np.eye(design.shape[2]), across @ clipped)
+    spread, middle = _spread(peers - median[:, None] - design @ plane)
+    floor = 0.1 * _spread(values[None])[0] + 1e-12  # no group of peers is infinitely uniform
+    return median + plane[:, 0] + middle, plane[:, 1:] / scale.transpose(0, 2, 1), np.maximum(spread, floor)
+
+
+def _compare(place, values, tree, fits):
+    """Compare scores with the planes of the anchors around each object, the nearer the weightier."""
+    distance, near = tree.query(place, k=_N_AROUND)
+    weight = 1 / (distance + 1e-3)
+    weight /= weight.sum(axis=1, keepdims=True)
+    expected, slope, spread = (fit[near] for fit in fits)
+    offset = place[:, None] - tree.data[near]  # (object, anchor, column)
+    expected = expected + np.einsum("oac,oacs->oas", offset, slope)
+    expected, spread = (np.einsum("oa,oas->os", weight, fit) for fit in (expected, spread))
+    return (values - expected) / spread
 
 
 def equal_tails(scores):
@@ -81,23 +112,6 @@ def equal_tails(scores):
     return np.where(scores > 0, scores / tail, scores)
 
 
-def _local_fit(offset, peers):
-    """Fit a plane through the scores of the peers; return its value at the object and the spread around it.
-
-    At the rim of the sample all peers lie on one side; their plain median would leave a trend there.
-    """
-    spread, median = _spread(peers)
-    limit = 3 * spread[:, None]
-    clipped = np.clip(peers - median[:, None], -limit, limit)  # an anomaly among the peers must not tilt the plane
-    scale = np.sqrt((offset**2).mean(axis=1, keepdims=True)) + 1e-12
-    design = np.concatenate([np.ones((*peers.shape, 1)), offset / scale], axis=2)  # (row, peer, 1 + column)
-    normal = np.einsum("rpi,rpj->rij", design, design) + 1e-3 * peers.shape[1] * np.eye(design.shape[2])
-    plane = np.linalg.solve(normal, np.einsum("rpi,rp->ri", design, clipped)[..., None])[..., 0]
-    residual = peers - median[:, None] - np.einsum("rpi,ri->rp", design, plane)
-    spread, middle = _spread(residual)
-    return median + plane[:, 0] + middle, spread
-
-
 def _without_self(near, rows, n_peers):
     """Drop each object from its own peers, or the farthest where it is not among them."""
     is_self = near == rows[:, None]
@@ -106,6 +120,6 @@ def _without_self(near, rows, n_peers):
 
 
 def _spread(values):
-    """Return the robust standard deviation and the median along the last axis."""
-    median = np.median(values, axis=-1)
-    return 1.4826 * np.median(np.abs(values - median[..., None]), axis=-1), median
+    """Return the robust standard deviation and the median over the peers (axis 1)."""
+    median = np.median(values, axis=1)
+    return 1.4826 * np.median(np.abs(values - median[:, None]), axis=1), median
