@@ -66,7 +66,7 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
         raise ValueError(f"start_cluster got kind={kind!r}; expected one of {known}, or an address tcp://host:port.")
     if n_workers is not None and n_workers < 1:
         raise ValueError(
-            f"start_cluster got n_workers={n_workers}; expected at least 1, or None for one per core or GPU."
+            f"start_cluster got n_workers={n_workers}; expected at least 1, or None for one a core or GPU."
         )
     if kind == "gateway":
         return _start_gateway(n_workers)
@@ -164,7 +164,7 @@ def _start_gpu(n_workers, threads_per_worker, memory_limit):
     n_gpus = len(gpu_names())
     if n_workers is not None and n_workers > n_gpus:
         raise ValueError(
-            f'start_cluster(kind="gpu") got n_workers={n_workers}; this machine has {n_gpus} (one per GPU).'
+            f'start_cluster(kind="gpu") got n_workers={n_workers}; this machine has {n_gpus} GPUs, one each.'
         )
     cluster = LocalCUDACluster(
         n_workers=n_workers,
@@ -189,9 +189,7 @@ def _start_gateway(n_workers):
 
 def _join(address, n_workers):
     if n_workers is not None:
-        raise ValueError(
-            f"start_cluster({address!r}) joins a running cluster with workers of its own; leave n_workers out."
-        )
+        raise ValueError(f"start_cluster({address!r}) joins a cluster that has its own workers; leave n_workers out.")
     try:
         return Client(address, timeout=CONNECT_SECONDS)
     except OSError as error:

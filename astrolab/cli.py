@@ -1,0 +1,257 @@
+"""The command line: one thin function a command. Results go to stdout, progress and errors to stderr."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import astrolab
+
+app = typer.Typer(
+    name="astrolab",
+    help="Find strange objects in spectroscopic surveys.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# the command line's separator of the two words after -p, which no argument can contain
+_BETWEEN = "\0"
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone on stdout.")]
+
+
+def main(arguments=None):
+    """Run the command line.
+
+    A user's mistake ends in one sentence on stderr and exit code 1 (2 for a wrong command line); with
+    ``ASTROLAB_DEBUG=1`` in the environment the traceback is shown.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Instead of this process's.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(_join_pairs(arguments), prog_name="astrolab")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("ASTROLAB_DEBUG"):
+            raise
+        sys.stderr.write(f"astrolab: {' '.join(str(error).split()) or type(error).__name__}\n")
+        sys.exit(1)
+
+
+def _join_pairs(arguments):
+    """Join the two words after each ``-p`` of ``run``: an option of typer takes one."""
+    if arguments[:1] != ["run"]:
+        return arguments
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word == "-p" and len(rest) >= 2:
+            joined.append(rest.pop(0) + _BETWEEN + rest.pop(0))
+    return joined
+
+
+def _pair(text):
+    name, between, value = text.partition(_BETWEEN)
+    if not between:
+        raise typer.BadParameter("expected a name and a value, as in -p n_latent 8")
+    return name, value
+
+
+def _show_version(is_asked):
+    if is_asked:
+        sys.stdout.write(f"astrolab {astrolab.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+):
+    pass
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="The store, or the folder of DESI files, to write.")],
+    n_objects: Annotated[int, typer.Option(help="How many objects.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
+    format: Annotated[  # noqa: A002 the option's name
+        Literal["zarr", "desi"], typer.Option(help="A spectra store, or DESI coadd and redrock FITS files.")
+    ] = "zarr",
+):
+    """Simulate a survey with planted rare objects and their truth."""
+    from astrolab.simulation.survey import simulate_survey
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already; give the name of something new.")
+    spectra = simulate_survey(n_objects, seed)
+    if format == "desi":
+        from astrolab.simulation.desi_files import write_desi_files
+
+        write_desi_files(spectra, out)
+    else:
+        from astrolab.stores.spectra import save_spectra
+
+        save_spectra(spectra, out)
+    sys.stdout.write(f"{n_objects} simulated objects (seed {seed}) are in {out}\n")
+
+
+@app.command()
+def ingest(
+    survey: Annotated[Literal["desi", "sdss"], typer.Argument(help="Whose files they are.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SRC...", help="Files, folders, patterns or s3:// addresses.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="The spectra store to write.")],
+    is_json: _AsJson = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when anything is quarantined.")] = False,
+):
+    """Read survey files into one spectra store; every row is stored or quarantined with its reason."""
+    from astrolab.ingest import ingest_survey
+
+    report = ingest_survey(survey, sources, out, progress=not is_json)
+    if is_json:
+        sys.stdout.write(report.to_json() + "\n")
+    else:
+        _print_ingest(report, out)
+    has_gap = report.rows_in != report.rows_out + report.rows_quarantined
+    if has_gap:
+        sys.stderr.write("astrolab: rows in is not rows out + rows quarantined: rows were lost.\n")
+    if has_gap or (strict and report.quarantined):
+        raise typer.Exit(1)
+
+
+def _print_ingest(report, out):
+    lines = [f"{report.rows_in} rows in = {report.rows_out} out + {report.rows_quarantined} quarantined; store: {out}"]
+    lines += [f"  quarantined {record['path']}: {record['reason']}" for record in report.quarantined]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+@app.command()
+def templates():
+    """List the templates, and each one's parameters with types, defaults and help."""
+    from astrolab.runs.templates import list_templates
+
+    console = _console()
+    for template in list_templates():
+        table = Table("parameter", "type", "default", "meaning", title=f"{template.name}: {template.title}")
+        table.title_justify = "left"
+        for parameter in template.parameters:
+            table.add_row(parameter.name, parameter.type, repr(parameter.default), parameter.help)
+        console.print(table)
+
+
+@app.command()
+def run(
+    template: Annotated[str, typer.Argument(help="A name that 'astrolab templates' lists.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", metavar="KEY VALUE", help="A parameter of the template; repeatable.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder, new or empty.")] = None,
+    n_workers: Annotated[int | None, typer.Option(help="Workers of the cluster, as -p n_workers N.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="auto, cpu, gpu, gateway or tcp://host:port.")] = None,
+    is_json: _AsJson = False,
+):
+    """Run a template in a run folder of its own."""
+    from astrolab.runs import RunError, find_template, run_template
+
+    pairs = [_pair(text) for text in parameters or []]
+    pairs += [("n_workers", str(n_workers))] if n_workers is not None else []
+    pairs += [("cluster", cluster)] if cluster is not None else []
+    values = find_template(template).parse(pairs)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a batch system's stop is an interrupt: finish the folder
+    try:
+        result = run_template(template, run_dir=run_dir, **values)
+    except RunError as error:
+        if is_json:
+            _print_result(error.result)
+        raise
+    except KeyboardInterrupt:
+        sys.stderr.write("astrolab: interrupted; the run folder holds what was done up to there.\n")
+        raise typer.Exit(130) from None
+    if is_json:
+        _print_result(result)
+    else:
+        _show_result(result)
+
+
+def _print_result(result):
+    content = {"run_dir": str(result.run_dir), "status": result.status, "products": result.products}
+    sys.stdout.write(json.dumps(content) + "\n")
+
+
+def _show_result(result):
+    console = _console()
+    if "ranking.parquet" in result.products:
+        console.print(_strangest(result.run_dir / "ranking.parquet"))
+    reports = [path for path in result.products if path.endswith(".html") and "/" not in path]
+    console.print(f"run folder: {result.run_dir}")
+    console.print(f"report:     {result.run_dir / reports[0]}")
+    if "ranking.parquet" in result.products:
+        console.print(f"look at them: astrolab vet {result.run_dir}")
+
+
+def _strangest(path, n_rows=10):
+    import pandas as pd
+
+    columns = ["targetid", "redshift", "anomaly_score", "reasons"]
+    ranking = pd.read_parquet(path, columns=[*columns, "anomaly_rank"]).nsmallest(n_rows, "anomaly_rank")
+    table = Table("rank", *columns, title=f"the {len(ranking)} strangest")
+    for rank, row in enumerate(ranking[columns].itertuples(index=False), start=1):
+        table.add_row(str(rank), str(row.targetid), f"{row.redshift:.4f}", f"{row.anomaly_score:.3g}", str(row.reasons))
+    return table
+
+
+@app.command()
+def verify(run_dir: Annotated[Path, typer.Argument(help="A run folder, wherever it was copied to.")]):
+    """Compare every file of a run folder with its manifest; exit 1 and name what does not match."""
+    from astrolab.runs.manifest import verify_run
+
+    problems = verify_run(run_dir)
+    for problem in problems:
+        sys.stdout.write(f"{problem.path}: {problem.what}\n")
+    if problems:
+        raise typer.Exit(1)
+    sys.stdout.write(f"{run_dir}: every file matches the manifest\n")
+
+
+@app.command()
+def vet(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder of rank_anomalies.")],
+    port: Annotated[int, typer.Option(help="Port of the dashboard; 0 for a free one.", min=0, max=65535)] = 5006,
+):
+    """Open a run's ranking in the vetting dashboard."""
+    from astrolab.dashboards.vetting import serve_run
+
+    serve_run(run_dir, port=port)
+
+
+@app.command()
+def doctor():
+    """Say what works here: versions, GPU, cluster, stores; and what to install for the rest."""
+    from astrolab.runs.environment import examine
+
+    table = Table("what", "state", "advice")
+    for row in examine():
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _console():
+    """Return a console that shows text as it is, and is wide in a pipe, where a log or a program reads."""
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)

@@ -1,0 +1,166 @@
+"""Run a template: everything checked first, a run folder of its own, and an account of what happened in it."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from astrolab.runs.manifest import links_in, write_manifest, write_whole
+from astrolab.runs.parameters import check_values
+from astrolab.runs.paths import BOOKKEEPING, PARAMETERS, RUN, check_outputs, resolve_inputs, store_of
+from astrolab.runs.templates import find_template
+from astrolab.settings import settings
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    Attributes
+    ----------
+    run_dir : pathlib.Path
+        The run folder.
+    status : str
+        ``"succeeded"``, ``"failed"`` or ``"interrupted"``.
+    products : list of str
+        What the run left there, relative to `run_dir`; a Zarr store is one of them.
+    """
+
+    run_dir: Path
+    status: str
+    products: list[str]
+
+
+class RunError(RuntimeError):
+    """A template failed; ``result`` tells what is left of the run."""
+
+    def __init__(self, message, result):
+        super().__init__(message)
+        self.result = result
+
+
+def run_template(name, *, run_dir=None, progress=True, **parameters):
+    """Execute a template with papermill, in a run folder of its own.
+
+    Every check comes before a kernel starts: the parameters' names and types, inputs that must be there, outputs that
+    must stay inside the run folder. The folder then holds the executed notebook and its HTML, ``parameters.json``,
+    the products, ``run.json``, ``ro-crate-metadata.json`` (provenance) and ``manifest.json`` (sha256, size, rows), also
+    when the template fails.
+
+    Parameters
+    ----------
+    name : str
+        A template's name, as `list_templates` gives them.
+    run_dir : path-like, optional
+        The run folder, absent or empty; by default a new one, ``runs/<name>/<time>-<hash>/``.
+    progress : bool
+        Show which cell is running, and what it says, on stderr.
+    **parameters
+        Values for the template's parameters, of the types that the template states.
+
+    Returns
+    -------
+    RunResult
+        Folder, status and products.
+
+    Raises
+    ------
+    ParameterError
+        If the template or a parameter is unknown, a value has the wrong type, an input is not there, or an output would
+        leave the run folder; a `ValueError`.
+    FileExistsError
+        If `run_dir` is there and not empty.
+    RunError
+        If a cell fails: which, and why. Its ``result`` says where the run folder is.
+    KeyboardInterrupt
+        If the run is interrupted; the folder is finished with status ``"interrupted"``.
+    """
+    template = find_template(name)
+    values = check_values(template.parameters, parameters, name)
+    check_outputs(template, values)
+    values = resolve_inputs(template, values)
+    folder = _make_folder(template, run_dir)
+
+    from astrolab.runs import environment, provenance
+    from astrolab.runs.notebook import execute
+
+    inputs = provenance.describe_inputs(template, values)
+    record = {
+        "template": name,
+        "template_sha256": template.sha256,
+        "status": "running",
+        "started": _now(),
+        "code": environment.code_version(),
+        "versions": environment.package_versions(),
+        "device": environment.device_name(),
+        "n_workers": values.get("n_workers"),
+        "inputs": inputs,
+    }
+    _write_json(folder / PARAMETERS, values)
+    _write_json(folder / RUN, record)
+    try:
+        failure = execute(template, values, folder, progress)
+    except KeyboardInterrupt:
+        _finish(folder, template, record, values, "interrupted", "interrupted by the user")
+        raise
+    result = _finish(folder, template, record, values, "failed" if failure else "succeeded", failure)
+    if result.status == "failed":
+        raise RunError(f"template {name!r}: {record['error']}; everything up to there is in {folder}.", result)
+    return result
+
+
+def _make_folder(template, run_dir):
+    if run_dir is None:
+        now = datetime.now(UTC)
+        short = sha256(f"{template.sha256} {now.timestamp()} {os.getpid()}".encode()).hexdigest()[:6]
+        run_dir = settings().runs_dir / template.name / f"{now:%Y%m%dT%H%M%SZ}-{short}"
+    folder = Path(run_dir).expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(
+            f"run_dir {str(folder)!r} is there and not empty; give a new folder, or leave run_dir out."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def _finish(folder, template, record, values, status, failure):
+    """Complete the run folder: report, provenance, run.json and, last, the manifest."""
+    from astrolab.runs.provenance import write_crate
+    from astrolab.runs.report import write_report
+
+    links = links_in(folder)
+    if links and not failure:
+        status, failure = "failed", f"it left {links[0]!r}, a link or special file; a run folder holds files of its own"
+    finished = _now()
+    seconds = (datetime.fromisoformat(finished) - datetime.fromisoformat(record["started"])).total_seconds()
+    record.update(status=status, finished=finished, duration_s=seconds)
+    if failure:
+        record["error"] = failure
+    notebook_path = folder / f"{template.name}.ipynb"
+    if notebook_path.exists():
+        footer = f"AstroLab {record['code']['astrolab']} · {template.name} · {status} · {finished} · {seconds:.0f} s"
+        write_report(notebook_path, notebook_path.with_suffix(".html"), template, values, footer)
+    entries = _without_bookkeeping(write_manifest(folder))
+    write_crate(folder, template, record, values, record["inputs"], entries)
+    _write_json(folder / RUN, record)
+    write_manifest(folder)
+    return RunResult(folder, status, _products(entries))
+
+
+def _without_bookkeeping(entries):
+    return {path: entry for path, entry in entries.items() if path not in BOOKKEEPING}
+
+
+def _products(paths):
+    """Return the products' paths, a Zarr store as one."""
+    return sorted({store_of(path) or path for path in paths})
+
+
+def _now():
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write_json(path, content):
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
