@@ -23,7 +23,7 @@ _WHERE = {
     "anomaly.ranking": ["rank_anomalies", "score_anomalies", "attach_spectra"],
     "ingest": ["ingest_survey"],
     "runs": ["run_template", "list_templates", "verify_run"],
-    "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores"],
+    "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores", "plot_gallery"],
     "dashboards.vetting": ["vetting_app"],
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
