@@ -15,7 +15,8 @@ from astrolab.readers.fits import Rows, open_fits
 from astrolab.readers.lazy import lazy_spectra
 from astrolab.schema import NO_REDSHIFT
 
-WAVELENGTH = np.arange(36000, 98241, 8) / 10  # Å, vacuum: 7781 pixels of 0.8 Å
+WAVELENGTH = 3600 + 0.8 * np.arange(7781)  # Å, vacuum
+WAVELENGTH.flags.writeable = False
 CAMERAS = ("B", "R", "Z")
 BLOCK_ROWS = 1024
 _TOLERANCE = 0.01  # Å; float32 wavelengths are off by up to 0.0005
@@ -120,8 +121,11 @@ def read_columns(path):
         has_arm = any(name[:2] in ("B_", "R_", "Z_") for name in file.hdus)
         if not has_arm and _COMPANIONS & file.hdus.keys():
             return None
+        if not has_arm:
+            raise file.bad("missing_hdu", "is not a DESI coadd: it has no HDU B_FLUX, R_FLUX or Z_FLUX")
         n_rows = file.n_rows("FIBERMAP")
         cameras = _check_cameras(file, n_rows)
+        _grid_slices(file, cameras)
         file.verify_small()
         columns = _fibermap_columns(file, n_rows)
         used = ["FIBERMAP", *(name for name in file.hdus if name[:1] in cameras and name[1:] in _USED)]
@@ -156,8 +160,8 @@ def read_pixels(path, start, stop):
     is_seen = np.zeros(len(WAVELENGTH), bool)
     problems = {}
     with open_fits(path) as file:
-        for camera in _check_cameras(file, file.n_rows("FIBERMAP")):
-            where = _grid_slice(file, camera)
+        cameras = _check_cameras(file, file.n_rows("FIBERMAP"))
+        for camera, where in _grid_slices(file, cameras).items():
             flux, ivar, reasons = _read_arm(file, camera, start, stop)
             problems = {(path, start + row): reason for row, reason in reasons.items()} | problems
             _add_arm(pixels[:, :, where], is_seen[where], flux, ivar)
@@ -170,8 +174,6 @@ _USED = ("_WAVELENGTH", "_FLUX", "_IVAR", "_MASK")
 def _check_cameras(file, n_rows):
     """Return the cameras of a file whose images all have the shapes they must have."""
     cameras = [camera for camera in CAMERAS if any(camera + part in file.hdus for part in _USED)]
-    if not cameras:
-        raise file.bad("missing_hdu", "is not a DESI coadd: it has no HDU B_FLUX, R_FLUX or Z_FLUX")
     with_mask = [camera for camera in cameras if camera + "_MASK" in file.hdus]
     if with_mask and with_mask != cameras:
         raise file.bad("missing_hdu", f"has HDU {with_mask[0]}_MASK but not the MASK of every camera")
@@ -184,8 +186,16 @@ def _check_cameras(file, n_rows):
     return cameras
 
 
+def _grid_slices(file, cameras):
+    """Return where each arm lies on the grid."""
+    slices = {camera: _grid_slice(file, camera) for camera in cameras}
+    starts = [where.start for where in slices.values()]
+    if starts != sorted(starts):
+        raise file.bad("wavelength", f"has its cameras {', '.join(cameras)} in the wrong order: arms are swapped")
+    return slices
+
+
 def _grid_slice(file, camera):
-    """Return where an arm lies on the grid."""
     wavelength = file.image(camera + "_WAVELENGTH").astype(np.float64)
     first = round((wavelength[0] - WAVELENGTH[0]) / 0.8) if wavelength.size and np.isfinite(wavelength[0]) else -1
     where = slice(first, first + len(wavelength))
@@ -214,15 +224,16 @@ def _read_arm(file, camera, start, stop):
 
 
 def _add_arm(pixels, is_seen, flux, ivar):
-    """Add an arm where it lies: copied where no arm was before, else weighted by ivar."""
-    new = ~is_seen
-    pixels[0][:, new], pixels[1][:, new] = flux[:, new], ivar[:, new]
-    if is_seen.any():
-        first_flux, first_ivar = pixels[:, :, is_seen].astype(np.float64)
-        weight = first_ivar + ivar[:, is_seen]
-        total = first_ivar * first_flux + ivar[:, is_seen].astype(np.float64) * flux[:, is_seen]
-        pixels[0][:, is_seen] = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-        pixels[1][:, is_seen] = weight
+    """Add an arm where it lies: copied beyond the last pixel that an arm has seen, before it weighted by ivar."""
+    n_overlap = np.flatnonzero(is_seen).max(initial=-1) + 1
+    pixels[0][:, n_overlap:], pixels[1][:, n_overlap:] = flux[:, n_overlap:], ivar[:, n_overlap:]
+    if n_overlap:
+        first_flux, first_ivar = pixels[:, :, :n_overlap].astype(np.float64)
+        second_flux, second_ivar = flux[:, :n_overlap], ivar[:, :n_overlap]
+        weight = first_ivar + second_ivar
+        total = first_ivar * first_flux + second_ivar.astype(np.float64) * second_flux
+        pixels[0][:, :n_overlap] = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+        pixels[1][:, :n_overlap] = weight
     is_seen[:] = True
 
 

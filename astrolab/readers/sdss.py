@@ -13,6 +13,7 @@ from astrolab.schema import NO_REDSHIFT
 
 _FIRST, _LAST = 35400, 40250
 WAVELENGTH = 10 ** (1e-4 * np.arange(_FIRST, _LAST + 1))  # Å, vacuum: 4851 pixels of 69 km/s, 3467–10593 Å
+WAVELENGTH.flags.writeable = False
 BLOCK_FILES = 256
 _TOLERANCE = 0.05  # pixels; float32 loglam is off by up to 0.003
 

@@ -61,6 +61,8 @@ def save_spectra(spectra, path, *, chunk_size=CHUNK_SIZE, provenance=None, keep_
     3
     """
     check_spectra(spectra)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}, expected a positive number of objects.")
     if not keep_order:
         order = np.argsort(spectra["targetid"].values, kind="stable")
         if np.any(np.diff(order) < 0):
