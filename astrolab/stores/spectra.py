@@ -214,12 +214,18 @@ class _StoredArray:
         try:
             return self._array[key]
         except (ValueError, RuntimeError, OSError, TypeError, IndexError) as error:
-            raise StoreError(f"'{self._path}': {self._damaged(error)}") from error
+            if isinstance(error, StoreError):
+                raise StoreError(f"'{self._path}': {error}") from error
+            raise StoreError(f"'{self._path}': {self._damaged_chunk()} is damaged: make the store again.") from error
 
-    def _damaged(self, error):
-        if isinstance(error, StoreError):
-            return str(error)
-        return f"array '{self._array.basename}' holds a damaged chunk ({error}); make the store again, or restore it."
+    def _damaged_chunk(self):
+        for i in range(self._array.cdata_shape[0]):
+            chunk = "/".join([self._array.basename, "c", str(i), *["0"] * (self.ndim - 1)])
+            try:
+                self._array.blocks[i]
+            except (ValueError, RuntimeError, OSError, TypeError, IndexError):
+                return f"chunk {chunk}"
+        return f"array {self._array.basename}"
 
     def __dask_tokenize__(self):
         root = Path(self._path) / "zarr.json"
