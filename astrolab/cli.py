@@ -117,26 +117,28 @@ def ingest(
     ],
     out: Annotated[str, typer.Option("--out", help="The spectra store to write.")],
     is_json: _AsJson = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when anything is quarantined.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Store nothing, and exit 1, when anything is quarantined.")
+    ] = False,
 ):
     """Read survey files into one spectra store; every row is stored or quarantined with its reason."""
-    from astrolab.ingest import ingest_survey
+    from astrolab.ingest import IngestError, ingest_survey
 
-    report = ingest_survey(survey, sources, out, progress=not is_json)
-    if is_json:
-        sys.stdout.write(report.to_json() + "\n")
-    else:
-        _print_ingest(report, out)
-    has_gap = report.rows_in != report.rows_out + report.rows_quarantined
-    if has_gap:
+    try:
+        report = ingest_survey(survey, sources, out, is_strict=strict)
+    except IngestError as error:
+        _print_ingest(error.report, is_json)
+        raise
+    _print_ingest(report, is_json)
+    if not report.is_complete:
         sys.stderr.write("astrolab: rows in is not rows out + rows quarantined: rows were lost.\n")
-    if has_gap or (strict and report.quarantined):
         raise typer.Exit(1)
 
 
-def _print_ingest(report, out):
-    lines = [f"{report.rows_in} rows in = {report.rows_out} out + {report.rows_quarantined} quarantined; store: {out}"]
-    lines += [f"  quarantined {record['path']}: {record['reason']}" for record in report.quarantined]
+def _print_ingest(report, is_json):
+    counts = f"rows in {report.rows_in}, rows out {report.rows_out}, rows quarantined {report.rows_quarantined}"
+    lines = [f"quarantined {record['path']}: {record['reason']}" for record in report.quarantined]
+    lines = [report.to_json()] if is_json else [*lines, counts, f"store: {report.store_path}"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -233,10 +235,10 @@ def verify(run_dir: Annotated[Path, typer.Argument(help="A run folder, wherever 
 @app.command()
 def vet(
     run_dir: Annotated[Path, typer.Argument(help="A run folder of rank_anomalies.")],
-    port: Annotated[int, typer.Option(help="Port of the dashboard; 0 for a free one.", min=0, max=65535)] = 5006,
+    port: Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.", min=0, max=65535)] = 0,
 ):
     """Open a run's ranking in the vetting dashboard."""
-    from astrolab.dashboards.vetting import serve_run
+    from astrolab.dashboards.serve import serve_run
 
     serve_run(run_dir, port=port)
 

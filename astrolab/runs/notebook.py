@@ -24,6 +24,14 @@ KERNEL_START_SECONDS = 120
 KERNEL_LOG = "kernel.log"  # what the kernel's process itself says, kept where it died
 
 
+def _is_news(record):
+    """Return whether asyncio's message is more than that the kernel, which an interrupt ended, is dead."""
+    return not (record.exc_info and isinstance(record.exc_info[1], DeadKernelError))
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
+
+
 class ThisPython(AsyncKernelManager):
     """Starts kernels of the Python that runs AstroLab, whatever kernels are installed on the machine.
 
@@ -145,12 +153,26 @@ def _keep(part_path, path, template):
     about = notebook.metadata.get("papermill", {})
     about["input_path"], about["output_path"] = f"{template.name}.ipynb", path.name
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = settle(output.text)
+        if cell.cell_type == "code":
+            cell.outputs = _with_settled_streams(cell.outputs)
     nbformat.validate(notebook)
     write_whole(path, nbformat.writes(notebook).encode())
     part_path.unlink()
+
+
+def _with_settled_streams(outputs):
+    """Join what came in pieces from one stream, and show each progress bar once."""
+    joined = []
+    for output in outputs:
+        before = joined[-1] if joined else {}
+        if output.output_type == "stream" and before.get("name") == output.name:
+            before.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = settle(output.text)
+    return joined
 
 
 def settle(text):

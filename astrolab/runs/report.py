@@ -1,7 +1,11 @@
 """The HTML report of a run: the executed notebook as a page that opens without a network."""
 
 import json
+import re
+from base64 import b64encode
 from html import escape
+from importlib.util import find_spec
+from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
@@ -18,11 +22,11 @@ _PAGE = """{%- extends 'lab/index.html.j2' -%}
 main { max-width: 1100px; margin: 0 auto; padding: 1em 2em 4em; }
 body.jp-Notebook { overflow: auto; font-size: 15px; }
 .jp-InputPrompt, .jp-OutputPrompt { display: none !important; }
-.jp-OutputArea-child, .jp-InputArea { display: block; }
-details.code > summary { cursor: pointer; color: #777; font-size: 12px; margin: 6px 0; }
+.jp-OutputArea-child, .jp-InputArea, .jp-OutputArea-output { display: block !important; }
+details.code > summary { cursor: pointer; color: #777; font: 12px sans-serif; margin: 6px 0; }
 table.parameters td, table.parameters th { text-align: left !important; vertical-align: top; }
 .jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { background: #f5f5f5; }
-footer { color: #777; font-size: 13px; border-top: 1px solid #ddd; margin-top: 3em; padding-top: 1em; }
+footer { color: #777; font: 13px sans-serif; border-top: 1px solid #ddd; margin-top: 3em; padding-top: 1em; }
 </style>
 {%- endblock -%}
 {%- block input_group -%}
@@ -55,9 +59,26 @@ def write_report(notebook_path, html_path, template, values, footer):
     notebook.metadata.pop("widgets", None)  # live widgets need a page that fetches their code
     notebook.metadata["title"] = template.title
     notebook.cells = _with_table(notebook.cells, _parameter_table(template, values))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # an output without data is a message between page and kernel: nothing to show
+            cell.outputs = [output for output in cell.outputs if output.get("data", True)]
     exporter = HTMLExporter(raw_template=_PAGE, embed_images=True, exclude_anchor_links=True)
     html, _ = exporter.from_notebook_node(notebook, resources={"astrolab_footer": escape(footer)})
-    html_path.write_text(html, encoding="utf-8")
+    html_path.write_text(_with_styles(html), encoding="utf-8")
+
+
+def _with_styles(html):
+    """Put the style sheets that figures would fetch from Panel's server into the page."""
+    found = find_spec("panel")
+    if found is None:
+        return html
+    dist = Path(found.origin).parent / "dist"
+
+    def embed(match):
+        path = dist / match[1]
+        return f"data:text/css;base64,{b64encode(path.read_bytes()).decode()}" if path.is_file() else match[0]
+
+    return re.sub(r"https://cdn\.holoviz\.org/panel/[\w.]+/dist/([\w./-]+\.css)(?:\?v=[\w.]+)?", embed, html)
 
 
 def _with_table(cells, table):
