@@ -141,7 +141,7 @@ def galaxy_flux(redshift, rng):
     scale[:, 1] = 10 ** rng.normal(0, 0.15, n)
     scale[:, 2] = 10 ** rng.normal(0, 0.3, n)
     scale[:, 3] = 10 ** rng.normal(0, 0.15, n)
-    power = 22 * young * 10 ** rng.normal(0, 0.2, n)  # Å of Hβ over the light at 5100 Å
+    power = 16 * young * 10 ** rng.normal(0, 0.2, n)  # Å of Hβ over the light at 5100 Å
     velocity_sigma = rng.uniform(50, 160, n)
     stretch = (1 + redshift)[:, None]
     sigma = np.hypot(wavelength * stretch * velocity_sigma[:, None] / SPEED_OF_LIGHT, LINE_SPREAD)
