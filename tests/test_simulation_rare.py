@@ -86,6 +86,11 @@ def test_dla_is_black_in_the_middle_and_has_damping_wings():
     assert _at(new, absorber, 1450).min() > 0.98
 
 
+def test_dla_needs_a_forest():
+    with pytest.raises(ValueError, match="Lyα to be in range"):
+        rare.inject_dla(_flat(), WAVELENGTH, np.full(N, 1.5), _rng())
+
+
 def test_reddening_dims_the_blue_more():
     new = rare.inject_reddening(_flat(), WAVELENGTH, REDSHIFT, _rng(), ebv=0.1)
     assert np.all(np.diff(new, axis=1) > -1e-6)

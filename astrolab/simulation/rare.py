@@ -115,6 +115,11 @@ def inject_dla(flux, wavelength, redshift, rng, *, log_nhi=None, redshift_dla=No
     numpy.ndarray, shape (n_object, n_wavelength)
         New flux, dtype of `flux`.
 
+    Raises
+    ------
+    ValueError
+        If `redshift_dla` is not given and the Lyα forest of a quasar lies outside the grid.
+
     References
     ----------
     Wolfe, Gawiser & Prochaska (2005), ARA&A 43, 861; Noterdaeme et al. (2012), A&A 547, L1.
@@ -122,7 +127,14 @@ def inject_dla(flux, wavelength, redshift, rng, *, log_nhi=None, redshift_dla=No
     n = len(flux)
     log_nhi = _column(log_nhi, n, rng.uniform(20.5, 21.8, n))
     lowest = np.maximum((1 + redshift) * 1040 / 1215.67, (wavelength[0] + 60) / 1215.67)
-    highest = np.maximum((1 + redshift) * 0.985, lowest)
+    highest = (1 + redshift) * 0.985
+    if redshift_dla is None and np.any(highest < lowest):
+        least = (wavelength[0] + 60) / 1215.67 / 0.985 - 1
+        raise ValueError(
+            f"the lowest redshift is {redshift.min():.2f}, expected at least {least:.2f} for Lyα to be in range; "
+            "leave those quasars out."
+        )
+    highest = np.maximum(highest, lowest)
     absorber = _column(redshift_dla, n, rng.uniform(lowest, highest) - 1)
     optical_depth = np.zeros(flux.shape, "float64")
     for line, strength, damping in ((1215.67, 0.4164, 6.265e8), (1025.72, 0.0791, 1.897e8)):
