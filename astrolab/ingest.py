@@ -62,6 +62,8 @@ class IngestReport:
         Files with spectra, good or bad; files that go with them, such as redrock's.
     n_files_without_checksum : int
         Files in whose data a flipped bit could not be seen.
+    is_simulated : bool
+        One of the files, or more, says that it holds no observations.
     quarantined : list of dict
         ``path``, ``n_rows``, ``targetid`` (None for a whole file), ``code``, ``reason``, ``sha256`` (of a whole file
         that is local and can be read, else None) and ``time`` (UTC) of each file or row set aside.
@@ -75,6 +77,7 @@ class IngestReport:
     n_files: int = 0
     n_companion_files: int = 0
     n_files_without_checksum: int = 0
+    is_simulated: bool = False
     quarantined: list = field(default_factory=list)
 
     @property
@@ -181,7 +184,9 @@ def ingest_survey(survey, sources, out_path, *, is_strict=False, chunk_size=CHUN
         columns = {name: values[kept] for name, values in columns.items() if not name.startswith("_")}
         columns["snr"] = snr
         empty = np.broadcast_to(np.float32(0), (len(kept), len(reader.WAVELENGTH)))
-        finish_store(group, spectra_dataset(empty, empty, reader.WAVELENGTH, columns), _provenance(report, sources))
+        stored = spectra_dataset(empty, empty, reader.WAVELENGTH, columns)
+        stored.attrs.update({"is_simulated": 1} if report.is_simulated else {})
+        finish_store(group, stored, _provenance(report, sources))
         report.rows_out = _count_rows(folder, group)
         if not report.is_complete:
             raise IngestError(
@@ -210,6 +215,7 @@ def _plan(reader, files, report, progress):
                 report.quarantine(file, rows.code, _reason(rows, file), n_rows)
                 continue
             report.n_files_without_checksum += not rows.has_checksum
+            report.is_simulated |= rows.is_simulated
             parts.append(_rows_with_place(reader, file, rows, blocks))
             report.rows_in += len(rows.columns["targetid"])
     if not parts:

@@ -49,7 +49,8 @@ def read_desi(path, *, survey=None, program=None, healpix=None):
     xarray.Dataset
         Dims (object, wavelength): flux (1e-17 erg/s/cm2/Å) and ivar, lazy; columns in memory; vacuum wavelengths,
         observed frame, Å. Pixels with MASK ≠ 0 and arms that are not there have ivar 0 and, where no other arm sees
-        them, flux 0. Sky and blank fibres are rows too: ``is_target`` is False.
+        them, flux 0. Sky and blank fibres are rows too: ``is_target`` is False. ``attrs["is_simulated"]`` is 1 where a
+        file says so.
 
     Raises
     ------
@@ -76,7 +77,8 @@ def read_desi(path, *, survey=None, program=None, healpix=None):
     if not files:
         raise FileNotFoundError(f"'{path}' holds redrock or other companion files but no DESI coadd.")
     blocks = [block for file, rows in files for block in plan_blocks(file, rows)]
-    return lazy_spectra([rows.columns for _, rows in files], blocks, read_pixels, WAVELENGTH)
+    spectra = lazy_spectra([rows.columns for _, rows in files], blocks, read_pixels, WAVELENGTH)
+    return spectra.assign_attrs(is_simulated=1) if any(rows.is_simulated for _, rows in files) else spectra
 
 
 def plan_blocks(file, rows):
@@ -130,8 +132,9 @@ def read_columns(path):
         columns = _fibermap_columns(file, n_rows)
         used = ["FIBERMAP", *(name for name in file.hdus if name[:1] in cameras and name[1:] in _USED)]
         has_checksum = all({"CHECKSUM", "DATASUM"} & file.hdus[name].cards.keys() for name in used)
+        is_simulated = next(iter(file.hdus.values())).get("SIMULATD", False) is True
     columns.update(_redshift_columns(path, columns["targetid"]))
-    return Rows(columns, has_checksum)
+    return Rows(columns, has_checksum, is_simulated)
 
 
 def read_pixels(path, start, stop):

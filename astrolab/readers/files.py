@@ -153,7 +153,8 @@ def filesystem(url):
 def _is_anonymous():
     from botocore.session import get_session
 
-    return "anon" not in fsspec.config.conf.get("s3", {}) and get_session().get_credentials() is None
+    is_configured = {"anon", "key", "secret", "token", "profile"} & fsspec.config.conf.get("s3", {}).keys()
+    return not is_configured and get_session().get_credentials() is None
 
 
 def _find_local(path):
@@ -170,6 +171,7 @@ def _find_local(path):
 
 def _find_remote(url):
     fs, inside = filesystem(url)
+    fs.invalidate_cache()
     if fs.isfile(inside):
         return [url]
     names = fs.find(inside) if fs.isdir(inside) else fs.glob(inside) if glob.has_magic(inside) else None

@@ -44,10 +44,13 @@ class Rows(NamedTuple):
     has_checksum : bool
         Every HDU that the reader uses carries a CHECKSUM or DATASUM; without one, a flipped bit in the data of an
         otherwise sane file cannot be seen.
+    is_simulated : bool
+        The file says that it holds no observations.
     """
 
     columns: dict
     has_checksum: bool
+    is_simulated: bool = False
 
 
 class Hdu(NamedTuple):

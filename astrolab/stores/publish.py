@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def publishing(path, *, overwrite=False):
     except OSError as error:
         raise StoreError(f"'{path}' cannot be written: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
 
 
 @contextmanager
@@ -89,6 +90,15 @@ def _flush(folder):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _remove(folder):
+    """Remove a folder into which threads of an interrupted writer may be writing still."""
+    for _ in range(20):
+        if not folder.exists():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _swap(partial, final, overwrite):
