@@ -43,7 +43,7 @@ def plot_latent(ranked, color="anomaly_score"):
     if color not in table or not pd.api.types.is_numeric_dtype(table[color]):
         numbers = ", ".join(name for name in table.select_dtypes("number") if name != "targetid")
         raise ValueError(f"color is {color!r}, expected a number of each object, one of: {numbers}.")
-    table, labels = _principal_components(table)
+    table, labels = latent_positions(table)
     table = table.sort_values("anomaly_rank", ascending=False)  # the strangest are drawn last, on top
     kdims = [hv.Dimension("latent_x", label=labels[0]), hv.Dimension("latent_y", label=labels[1])]
     names = [name for name in ("redshift", "snr", "spectype") if name in table and name != color]
@@ -55,13 +55,13 @@ def plot_latent(ranked, color="anomaly_score"):
     def points(rows, size):
         dots = hv.Points(rows[[*[k.name for k in kdims], *vdims]], kdims, vdims)
         hover = HoverTool(tooltips=[(_words(name), f"@{name}") for name in vdims])
-        return dots.opts(color=color, size=size, tools=[hover, "tap"], alpha=0.85, line_alpha=0, **style)
+        return dots.opts(color=color, size=size, tools=[hover], alpha=0.85, line_color=GREY, line_width=0.5, **style)
 
     if len(table) <= N_POINTS_MAX:
         return points(table, size=6 if len(table) < 2_000 else 3).opts(title=_counted(table))
     every = hv.Points(table[["latent_x", "latent_y", color]], kdims, color)
     raster = rasterize(every, aggregator=ds.max(color), dynamic=False, width=700, height=420).opts(**style)
-    return (raster * points(table.tail(N_NAMED), size=5).opts(line_alpha=0.8, line_color=GREY)).opts(
+    return (raster * points(table.tail(N_NAMED), size=5)).opts(
         title=f"{_counted(table)}; the {N_NAMED} strangest as points"
     )
 
@@ -162,18 +162,28 @@ def ranking_table(ranked):
     return table.assign(name=table["targetid"].astype(str).astype(object))
 
 
-def _words(name):
-    return {"name": "targetid", "snr": "S/N"}.get(name, name.replace("_", " "))
+def latent_positions(table):
+    """Return where each object lies on the first two principal components of the latent space.
 
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an object, with ``latent_0``, ``latent_1``, …
 
-def _counted(table):
-    return f"{len(table):,} objects"
+    Returns
+    -------
+    table : pandas.DataFrame
+        The same with ``latent_x`` and ``latent_y``; the sign is such that the largest loading is positive.
+    labels : list of str
+        Of the two axes, with the share of the variance.
 
-
-def _principal_components(table):
-    """Add the coordinates on the first two principal components; the sign is fixed by the largest loading."""
+    Raises
+    ------
+    ValueError
+        If there are no latent vectors.
+    """
     names = [name for name in table if name.startswith("latent_")]
-    if len(names) < 1:
+    if not names:
         raise ValueError("the objects have no latent vectors, expected what rank_anomalies(model, spectra) returns.")
     latent = table[names].to_numpy("float64")
     centred = latent - latent.mean(axis=0, keepdims=True) if len(latent) else latent
@@ -186,6 +196,14 @@ def _principal_components(table):
     share = variance[order] / (variance.sum() or 1)
     labels = [f"latent component {i + 1} ({part:.0%} of the variance)" for i, part in enumerate(share)]
     return table.assign(latent_x=position[:, 0], latent_y=position[:, 1]), [*labels, ""][:2]
+
+
+def _words(name):
+    return {"name": "targetid", "snr": "S/N"}.get(name, name.replace("_", " "))
+
+
+def _counted(table):
+    return f"{len(table):,} objects"
 
 
 def _score_against(table, name):

@@ -129,7 +129,7 @@ def _title(one):
     redshift, snr, score = (_value(one, name) for name in ("redshift", "snr", "anomaly_score"))
     parts = [
         rank is not None and f"#{rank}",
-        targetid is not None and f"targetid {targetid}",
+        targetid is not None and str(targetid),
         _value(one, "spectype"),
         f"z = {redshift:.4f}" if redshift is not None else "no redshift",
         snr is not None and f"S/N {snr:.1f}",
@@ -241,7 +241,9 @@ def _residual_panel(wavelength, residual, x):
     y = hv.Dimension("residual", label="residual (σ)")
     finite = np.abs(residual[np.isfinite(residual)])
     limit = max(5.0, min(30.0, float(np.quantile(finite, 0.995)) * 1.1)) if len(finite) else 5.0
-    curve = hv.Curve(_drawable(wavelength, residual), x, y).opts(color=BLUE, line_width=0.8, interpolation="steps-mid")
+    curve = hv.Curve(_drawable(wavelength, residual), x, y, label="residual").opts(
+        color=BLUE, line_width=0.8, interpolation="steps-mid"
+    )
     guides = hv.HLines([-3, 3]).opts(color=VERMILLION, line_dash="dashed", line_width=1) * hv.HLines([0]).opts(
         color=GREY, line_width=1
     )

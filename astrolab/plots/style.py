@@ -9,12 +9,12 @@ import holoviews as hv
 # inline: a notebook and its HTML export carry the scripts with them, and show their figures without a network
 hv.extension("bokeh", inline=True, logo=False)
 
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+BLUE, ORANGE, GREEN, VERMILLION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
 GREY = "#7F858C"
 
 SIZE = {
     "responsive": True,
     "min_width": 320,
     "max_width": 1400,
-    "fontsize": {"title": "11pt", "labels": "10pt", "ticks": "9pt", "legend": "9pt"},
+    "fontsize": {"title": "10pt", "labels": "10pt", "ticks": "9pt", "legend": "9pt"},
 }
