@@ -130,7 +130,7 @@ def why_not_gateway():
     return None
 
 
-class _OwningClient(Client):
+class ClusterClient(Client):
     """A client that stops its cluster when it closes, as `Client()` does with the local one it starts itself."""
 
     def close(self, *args, **kwargs):
@@ -152,7 +152,7 @@ def _start_cpu(n_workers, threads_per_worker, memory_limit):
             dashboard_address=":0",  # any free port: two clusters on one machine do not meet
             silence_logs=logging.ERROR,
         )
-    return _OwningClient(cluster)
+    return ClusterClient(cluster)
 
 
 def _start_gpu(n_workers, threads_per_worker, memory_limit):
@@ -173,7 +173,7 @@ def _start_gpu(n_workers, threads_per_worker, memory_limit):
         dashboard_address=":0",
         silence_logs=logging.ERROR,
     )
-    return _OwningClient(cluster)
+    return ClusterClient(cluster)
 
 
 def _start_gateway(n_workers):
@@ -184,7 +184,7 @@ def _start_gateway(n_workers):
 
     cluster = Gateway().new_cluster(shutdown_on_close=True)
     cluster.scale(n_workers or 2)
-    return _OwningClient(cluster)
+    return ClusterClient(cluster)
 
 
 def _join(address, n_workers):

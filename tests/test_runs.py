@@ -50,7 +50,6 @@ pq.write_table(pa.table({"targetid": [1, 2, 3]}), "ranking.parquet")
 Path("history.csv").write_text('epoch,loss\\n0,1\\n1,"a\\nb"\\n')
 group = zarr.open_group("top.zarr", mode="w")
 group.create_array("flux", data=np.ones((5, 7)), dimension_names=("object", "wavelength"))
-zarr.consolidate_metadata("top.zarr")
 for percent in range(0, 101, 10):
     sys.stderr.write(f"\\r{percent}% done")
     sys.stderr.flush()

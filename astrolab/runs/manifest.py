@@ -209,9 +209,8 @@ def _count_rows(path):
 
 
 def _count_objects(path):
-    """Return the length of the dimension ``object`` of a Zarr store, from its consolidated metadata."""
-    arrays = (json.loads(path.read_bytes()).get("consolidated_metadata") or {}).get("metadata", {}).values()
-    for array in arrays:
+    """Return the length of the dimension ``object`` of a Zarr store, from the metadata of its arrays."""
+    for array in (json.loads(array_path.read_bytes()) for array_path in sorted(path.parent.glob("*/zarr.json"))):
         names, shape = array.get("dimension_names") or [], array.get("shape", [])
         if "object" in names:
             return shape[names.index("object")]

@@ -1,0 +1,118 @@
+"""Every template, found by glob: its form, and an execution on a small survey."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+import astrolab as al
+from astrolab.runs import find_template, list_templates, run_template, verify_run
+
+TEMPLATES = sorted((Path(__file__).parents[1] / "templates").glob("*.ipynb"))
+NAMES = [path.stem for path in TEMPLATES]
+
+# what each template is given, and the products it must leave; {store} and {desi} are the small survey
+ARGUMENTS = {
+    "ingest_survey": {"survey": "desi", "source_path": "{desi}", "out_path": "small.zarr"},
+    "rank_anomalies": {
+        "spectra_path": "{store}", "n_wavelength": 200, "n_latent": 4, "n_epochs": 2, "n_top": 10, "n_workers": 1,
+    },
+}  # fmt: skip
+PRODUCTS = {
+    "ingest_survey": ["small.zarr", "ingest_report.json"],
+    "rank_anomalies": ["ranking.parquet", "not_ranked.parquet", "top.zarr", "model/weights.safetensors", "history.csv"],
+}
+
+
+def _check_account(run_dir):
+    report = json.loads((run_dir / "ingest_report.json").read_text())
+    assert (report["rows_in"], report["rows_out"], report["rows_quarantined"]) == (13, 12, 1)
+    assert "coadd-page.fits" in (run_dir / "ingest_survey.html").read_text()
+    assert json.loads((run_dir / "manifest.json").read_text())["small.zarr/zarr.json"]["rows"] == 12
+
+
+def _check_ranking(run_dir):
+    ranking = pd.read_parquet(run_dir / "ranking.parquet")
+    left_out = pd.read_parquet(run_dir / "not_ranked.parquet")
+    assert len(ranking) + len(left_out) == 80
+    assert ranking["targetid"].dtype == "int64"
+    assert ranking["anomaly_rank"].tolist() == list(range(1, len(ranking) + 1))
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert manifest["ranking.parquet"]["rows"] == len(ranking)
+    assert manifest["top.zarr/zarr.json"]["rows"] == 10
+
+
+CHECKS = {"ingest_survey": _check_account, "rank_anomalies": _check_ranking}
+
+
+def _notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def small_survey(tmp_path_factory):
+    """Paths of a small simulated survey: as a store, and as DESI files."""
+    from astrolab.simulation.desi_files import write_desi_files
+
+    root = tmp_path_factory.mktemp("survey")
+    spectra = al.simulate_survey(80, seed=1)
+    al.save_spectra(spectra, root / "spectra.zarr")
+    write_desi_files(spectra.isel(object=slice(12)), root / "desi")
+    (root / "desi" / "coadd-page.fits").write_text("<html>not a FITS file</html>")
+    return {"store": str(root / "spectra.zarr"), "desi": str(root / "desi")}
+
+
+def test_there_are_templates_and_each_has_its_arguments_here():
+    assert {"ingest_survey", "rank_anomalies"} <= set(NAMES)
+    assert set(NAMES) == set(ARGUMENTS) == set(PRODUCTS) == set(CHECKS)
+    assert set(NAMES) <= {template.name for template in list_templates()}
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=NAMES)
+def test_form(path):
+    notebook = _notebook(path)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [cell for cell in code if cell.outputs or cell.execution_count]
+    assert len(code) <= 15
+    for cell in code:
+        tree = ast.parse(cell.source)
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        assert not [node for node in ast.walk(tree) if isinstance(node, kinds)], cell.source
+        assert len(cell.source.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters(name):
+    template = find_template(name)  # which refuses a line without type, literal or help
+    by_name = {parameter.name: parameter for parameter in template.parameters}
+    assert by_name["seed"].type == "int"
+    assert any(parameter.is_input for parameter in template.parameters)
+    for parameter in template.parameters:
+        assert parameter.help
+        assert not parameter.help.endswith(".")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_executes_on_a_small_survey(name, small_survey, tmp_path):
+    given = {
+        key: value.format(**small_survey) if isinstance(value, str) else value for key, value in ARGUMENTS[name].items()
+    }
+    result = run_template(name, run_dir=tmp_path / "run", progress=False, **given)
+    assert result.status == "succeeded"
+    assert set(PRODUCTS[name]) <= set(result.products)
+    assert verify_run(result.run_dir) == []
+    html = (result.run_dir / f"{name}.html").read_text()
+    assert find_template(name).title in html
+    assert not re.findall(r"""<(?:script|link|img|iframe)\b[^>]*(?:src|href)=["']?https?:""", html)
+    assert "https://cdn.holoviz.org" not in html
+    assert "Warning:" not in html
+    for path in result.run_dir.rglob("*.parquet"):
+        assert str(tmp_path) not in pd.read_parquet(path).to_csv()
+    CHECKS[name](result.run_dir)
