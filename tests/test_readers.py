@@ -390,6 +390,11 @@ def test_sizes_are_compared_before_reading(tmp_path):
     path.write_bytes(raw.replace(b"NAXIS   =                    2", b"NAXIS   =            999999999", 1))
     with pytest.raises(BadFileError, match="NAXIS 999999999"):
         read_desi(path)
+    mask = raw.index(b"BZERO", raw.index(b"B_MASK") - 1000)
+    for value in (b"nonsense", b"T", b"1E999", b"17"):
+        path.write_bytes(raw[: mask + 10] + value.rjust(20) + raw[mask + 30 :])
+        with pytest.raises(BadFileError, match="number"):
+            read_desi(path).compute()
     for length in (len(raw) - 1, len(raw) - 2880, len(raw) // 2, 5000, 81):
         path.write_bytes(raw[:length])
         with pytest.raises(BadFileError, match="end"):
@@ -397,7 +402,7 @@ def test_sizes_are_compared_before_reading(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("change", ["PLATEID", "LOGLAM", "FLUX", "IVAR", "AIR"])
+@pytest.mark.parametrize("change", ["PLATEID", "LOGLAM", "FLUX", "IVAR", "AIR", "Z"])
 def test_bad_sdss_files_say_why(change, real_data, tmp_path):
     path = tmp_path / "spec.fits"
     with fits.open(find_files(real_data / "sdss")[0], memmap=False) as hdus:
@@ -406,12 +411,14 @@ def test_bad_sdss_files_say_why(change, real_data, tmp_path):
             hdus[0].header["PLATEID"] += 1
         elif change == "AIR":
             hdus[0].header["VACUUM"] = False
+        elif change == "Z":
+            hdus[2].columns["Z"].name = "ZZZ"
         elif change == "LOGLAM":
             data["loglam"][:] = data["loglam"] + 5e-5
         else:
             data[change.lower()][100] = np.nan if change == "FLUX" else -1
         hdus.writeto(path)
-    reasons = {"PLATEID": "by its first header", "LOGLAM": "grid", "AIR": "in air"}
+    reasons = {"PLATEID": "by its first header", "LOGLAM": "grid", "AIR": "in air", "Z": "no column Z"}
     with pytest.raises(BadFileError, match=reasons.get(change, "in 1 pixels")):
         read_sdss(path).compute()
 

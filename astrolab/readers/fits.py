@@ -11,6 +11,7 @@ compare with astropy column by column and pixel by pixel.
 
 import gzip
 import io
+import math
 import re
 import zlib
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astrolab.readers.cards import Hdu, axes, column_dtype, parse_value
 from astrolab.readers.files import BadFileError, open_bytes
 
 BLOCK = 2880
@@ -28,9 +30,7 @@ _PRINTABLE = bytes(range(32, 127))
 _ALL_ONES = 0xFFFFFFFF
 
 _BITPIX = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
-_TFORM = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "C": ">c8", "M": ">c16"}
 _CARD = re.compile(rb"([A-Z0-9_-]+) *= (.*)", re.DOTALL)
-_STRING = re.compile(rb" *'((?:[^']|'')*)'")
 _FORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])")
 
 
@@ -51,21 +51,6 @@ class Rows(NamedTuple):
     columns: dict
     has_checksum: bool
     is_simulated: bool = False
-
-
-class Hdu(NamedTuple):
-    """One header and where its data lie: the raw value of each card, and offsets in bytes."""
-
-    name: str
-    cards: dict
-    start: int
-    data_start: int
-    end: int
-
-    def get(self, keyword, default=None):
-        """Return the value of a card: int, float, bool or str."""
-        raw = self.cards.get(keyword)
-        return default if raw is None else _parse_value(raw)
 
 
 class FitsFile:
@@ -113,7 +98,7 @@ class FitsFile:
 
     def shape(self, name):
         """Return the shape of an image, the slowest axis first."""
-        return _axes(self.hdu(name))[::-1]
+        return axes(self.hdu(name))[::-1]
 
     def n_rows(self, name):
         """Return the number of rows of a binary table."""
@@ -135,7 +120,7 @@ class FitsFile:
             Big-endian as on disk; read-only.
         """
         raw, hdu = self._raw_image(name, start, stop)
-        if raw.dtype.kind != "f" or hdu.get("BSCALE", 1) != 1 or hdu.get("BZERO", 0) != 0:
+        if raw.dtype.kind != "f" or self._number(hdu, "BSCALE", 1) != 1 or self._number(hdu, "BZERO", 0) != 0:
             raise self.bad("dtype", f"HDU {name} is not a plain floating-point image (BITPIX {hdu.get('BITPIX')})")
         return raw
 
@@ -155,8 +140,8 @@ class FitsFile:
             True where any bit is set.
         """
         raw, hdu = self._raw_image(name, start, stop)
-        zero = -hdu.get("BZERO", 0)
-        if raw.dtype.kind not in "iu" or hdu.get("BSCALE", 1) != 1 or zero != int(zero):
+        zero = -self._number(hdu, "BZERO", 0)
+        if raw.dtype.kind not in "iu" or self._number(hdu, "BSCALE", 1) != 1 or zero != int(zero):
             raise self.bad("dtype", f"HDU {name} is not an integer bit mask (BITPIX {hdu.get('BITPIX')})")
         if raw.size and raw.min() < zero:
             raise self.bad("dtype", f"HDU {name} holds negative numbers, which no bit mask has")
@@ -178,7 +163,7 @@ class FitsFile:
         """
         hdu = self._table_hdu(name)
         self.verify(name)
-        width, n_rows = _axes(hdu)
+        width, n_rows = axes(hdu)
         columns = self._columns(hdu, width)
         data = self._read(hdu.data_start, width * n_rows)
 
@@ -195,7 +180,7 @@ class FitsFile:
         return column
 
     def _native(self, values, kind, what, hdu, number):
-        zero, scale = hdu.get(f"TZERO{number}", 0), hdu.get(f"TSCAL{number}", 1)
+        zero, scale = self._number(hdu, f"TZERO{number}", 0), self._number(hdu, f"TSCAL{number}", 1)
         if values.ndim != 1:
             raise self.bad("shape", f"{what} holds {values.shape[1:]} numbers a row, expected one")
         if kind == "U" and values.dtype.kind == "S":
@@ -205,14 +190,20 @@ class FitsFile:
                 raise self.bad("damaged", f"{what} holds bytes that are not ASCII") from None
         if kind == "i" and values.dtype.kind in "iu" and scale == 1 and zero == int(zero) and abs(zero) <= 2**31:
             return values.astype("i8") + int(zero)
-        if kind == "f" and values.dtype.kind in "fiu":
+        if kind == "f" and values.dtype.kind == "f":
             return values.astype("f8") * scale + zero
-        expected = {"i": "integers", "f": "numbers", "U": "text"}[kind]
+        expected = {"i": "integers", "f": "floating-point numbers", "U": "text"}[kind]
         raise self.bad("dtype", f"{what} is {values.dtype}, expected {expected}")
+
+    def _number(self, hdu, keyword, default):
+        value = hdu.get(keyword, default)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise self.bad("damaged", f"HDU {hdu.name} states {keyword} {value}, expected a number")
+        return value
 
     def _table_hdu(self, name):
         hdu = self.hdu(name)
-        if hdu.get("XTENSION") != "BINTABLE" or len(_axes(hdu)) != 2:
+        if hdu.get("XTENSION") != "BINTABLE" or len(axes(hdu)) != 2:
             raise self.bad("damaged", f"HDU {name} is not a binary table")
         return hdu
 
@@ -226,7 +217,10 @@ class FitsFile:
             label = hdu.get(f"TTYPE{number}")
             if form is None or not isinstance(label, str) or label.upper() in columns:
                 raise self.bad("damaged", f"column {number} of HDU {hdu.name} has no name or type of its own")
-            dtype = _column_dtype(int(form[1] or 1), form[2])
+            repeat = int(form[1] or 1)
+            if repeat > 8 * width:
+                raise self.bad("shape", f"column {label} of HDU {hdu.name} states {repeat} numbers in {width} bytes")
+            dtype = column_dtype(repeat, form[2])
             columns[label.upper()] = (number, dtype, offset)
             offset += dtype.itemsize
         if offset != width:
@@ -278,7 +272,7 @@ class FitsFile:
         while start < self._size:
             number = len(hdus)
             cards, data_start = self._header(start, number)
-            name = _parse_value(cards.get("EXTNAME", b"''"))
+            name = parse_value(cards.get("EXTNAME", b"''"))
             name = name.strip().upper() if isinstance(name, str) else ""
             hdu = Hdu(name or ("PRIMARY" if number == 0 else str(number)), cards, start, data_start, 0)
             n_bytes = self._data_bytes(hdu, number)
@@ -336,13 +330,13 @@ class FitsFile:
         bitpix, n_axes = hdu.get("BITPIX"), hdu.get("NAXIS")
         if bitpix not in _BITPIX or not isinstance(n_axes, int) or not 0 <= n_axes <= 99:
             raise self.bad("damaged", f"HDU {hdu.name} states BITPIX {bitpix}, NAXIS {n_axes}")
-        sizes = [*_axes(hdu), hdu.get("PCOUNT", 0), hdu.get("GCOUNT", 1)]
+        sizes = [*axes(hdu), hdu.get("PCOUNT", 0), hdu.get("GCOUNT", 1)]
         if any(type(size) is not int or size < 0 for size in sizes):
             raise self.bad("damaged", f"HDU {hdu.name} states a size that is not a whole number")
-        *axes, n_parameters, n_groups = sizes
+        *lengths, n_parameters, n_groups = sizes
         if n_groups != 1 or hdu.get("GROUPS") is True:
             raise self.bad("damaged", f"HDU {hdu.name} holds groups, which no survey file does")
-        n_items = int(np.prod(axes, dtype=object)) if axes else 0
+        n_items = int(np.prod(lengths, dtype=object)) if lengths else 0
         return (n_items + n_parameters) * abs(bitpix) // 8
 
 
@@ -383,37 +377,8 @@ def _unzipped(path, file, size):
     return io.BytesIO(content), len(content)
 
 
-def _axes(hdu):
-    return tuple(hdu.get(f"NAXIS{i}") for i in range(1, hdu.get("NAXIS") + 1))
-
-
 def _is_structural(keyword):
     return keyword.startswith(("NAXIS", "BITPIX", "PCOUNT", "GCOUNT", "TFORM", "TTYPE", "XTENSION", "EXTNAME"))
-
-
-def _column_dtype(repeat, code):
-    if code == "A":
-        return np.dtype(f"S{repeat}")
-    if code == "X":
-        return np.dtype(("u1", (-(-repeat // 8),)))
-    if code in "PQ":
-        return np.dtype((">i4" if code == "P" else ">i8", (2,)))
-    return np.dtype(_TFORM[code]) if repeat == 1 else np.dtype((_TFORM[code], (repeat,)))
-
-
-def _parse_value(raw):
-    text = _STRING.match(raw)
-    if text:
-        return text[1].decode().replace("''", "'").rstrip()
-    value = raw.partition(b"/")[0].strip().decode()
-    if value in ("T", "F"):
-        return value == "T"
-    if re.fullmatch(r"[+-]?\d{1,30}", value):
-        return int(value)
-    try:
-        return float(value.replace("D", "E"))
-    except ValueError:
-        return None
 
 
 def _add_ones_complement(*numbers):

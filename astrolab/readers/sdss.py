@@ -9,7 +9,6 @@ import numpy as np
 from astrolab.readers.files import find_files
 from astrolab.readers.fits import Rows, open_fits
 from astrolab.readers.lazy import lazy_spectra
-from astrolab.schema import NO_REDSHIFT
 
 _FIRST, _LAST = 35400, 40250
 WAVELENGTH = 10 ** (1e-4 * np.arange(_FIRST, _LAST + 1))  # Å, vacuum: 4851 pixels of 69 km/s, 3467–10593 Å
@@ -104,12 +103,12 @@ def read_columns(path):
         column = file.table(pipeline)
         columns = _identity(file, column, pipeline)
         objtype = "SKY" if _first(column, "U", "OBJTYPE", "SOURCETYPE").upper() == "SKY" else "TGT"
-        warning = column("ZWARNING", "i", NO_REDSHIFT)
+        warning = column("ZWARNING", "i")
         columns |= {
-            "redshift": column("Z", "f", np.nan),
-            "redshift_err": column("Z_ERR", "f", np.nan),
+            "redshift": column("Z", "f"),
+            "redshift_err": column("Z_ERR", "f"),
             "redshift_warning": warning,
-            "spectype": column("CLASS", "U", ""),
+            "spectype": column("CLASS", "U"),
             "subtype": column("SUBCLASS", "U", ""),
             "survey": np.array(["sdss"]),
             "program": np.array([_first(column, "U", "RUN2D")]),
@@ -208,7 +207,7 @@ def _identity(file, column, pipeline):
 
 def _either(column, first, second):
     values = column(first, "f", np.nan)
-    return column(second, "f", np.nan) if np.isnan(values).all() else values
+    return column(second, "f") if np.isnan(values).all() else values
 
 
 def _first(column, kind, *names):
