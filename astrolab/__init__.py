@@ -14,6 +14,7 @@ _WHERE = {
     "readers.desi": ["read_desi"],
     "readers.sdss": ["read_sdss"],
     "simulation.survey": ["simulate_survey"],
+    "simulation.desi_files": ["write_desi_files"],
     "stores.spectra": ["open_spectra", "save_spectra"],
     "stores.catalog": ["open_catalog"],
     "spectra": ["select_objects", "rest_grid", "to_restframe", "normalize_flux"],
