@@ -134,6 +134,7 @@ class ClusterClient(Client):
     """A client that stops its cluster when it closes, as `Client()` does with the local one it starts itself."""
 
     def close(self, *args, **kwargs):
+        """Close the client, then its cluster."""
         cluster = self.cluster
         super().close(*args, **kwargs)
         if cluster is not None:
