@@ -96,7 +96,8 @@ def table_view(state):
             "S/N": NumberFormatter(format="0.0"),
         },
         stylesheets=[_TABLE_STYLE],
-        configuration={"headerSort": False, "columnDefaults": {"headerSort": False, "tooltip": True}},
+        # no "tooltip": Tabulator would show a reason's text as HTML, and run what is in it
+        configuration={"columnDefaults": {"headerSort": False}},
         sizing_mode="stretch_width",
         height=606,
         margin=0,
