@@ -1,0 +1,1 @@
+"""Benchmarks: each prints measured figures and the command that makes them."""
