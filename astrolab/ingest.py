@@ -26,7 +26,7 @@ _N_THREADS = 4
 
 
 class IngestError(ValueError):
-    """Nothing was stored.
+    """No row could be stored, or not all of them where that was asked for.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ def ingest_survey(survey, sources, out_path, *, is_strict=False, chunk_size=CHUN
     out_path : str or path-like
         The store to write.
     is_strict : bool, optional
-        Store nothing when anything has to be set aside.
+        Raise an error when anything had to be set aside, after the good rows were stored.
     chunk_size : int, optional
         Objects a chunk of the store.
     overwrite : bool, optional
@@ -174,13 +174,6 @@ def ingest_survey(survey, sources, out_path, *, is_strict=False, chunk_size=CHUN
         kept, snr = _write_pixels(group, reader, columns, blocks, report, chunk_size, progress)
         if not len(kept):
             raise IngestError(_nothing_left(sources, report), report)
-        if is_strict and report.quarantined:
-            first = report.quarantined[0]
-            raise IngestError(
-                f"{report.rows_quarantined} rows had to be set aside, and with is_strict nothing is stored then; "
-                f"first {first['path']}: {first['reason']}",
-                report,
-            )
         columns = {name: values[kept] for name, values in columns.items() if not name.startswith("_")}
         columns["snr"] = snr
         empty = np.broadcast_to(np.float32(0), (len(kept), len(reader.WAVELENGTH)))
@@ -194,6 +187,13 @@ def ingest_survey(survey, sources, out_path, *, is_strict=False, chunk_size=CHUN
                 "so nothing was stored: please report this",
                 report,
             )
+    if is_strict and report.quarantined:
+        first = report.quarantined[0]
+        raise IngestError(
+            f"{report.rows_quarantined} of {report.rows_in} rows were set aside, which is_strict does not allow (the "
+            f"others are in '{out_path}'); first {first['path']}: {first['reason']}",
+            report,
+        )
     return report
 
 
