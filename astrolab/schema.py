@@ -153,12 +153,12 @@ def median_snr(flux, ivar):
         Median of ``flux * sqrt(ivar)``; 0 for a spectrum without a good pixel.
     """
     good = ivar > 0
-    snr = np.where(good, flux * np.sqrt(np.where(good, ivar, 0)), np.nan).astype("float32")
-    median = np.zeros(len(snr), "float32")
-    some = good.any(axis=1)
-    if some.any():
-        median[some] = np.nanmedian(snr[some], axis=1)
-    return median
+    n_good = good.sum(axis=1)
+    # masked pixels sort to the end; a whole sort is several times quicker than nanmedian
+    snr = np.sort(np.where(good, flux * np.sqrt(ivar, where=good, out=np.zeros_like(ivar)), np.inf), axis=1)
+    middle = np.stack([np.maximum(n_good - 1, 0) // 2, n_good // 2], axis=1)
+    median = np.take_along_axis(snr, middle, 1).mean(axis=1)
+    return np.where(n_good > 0, median, 0).astype("float32")
 
 
 def _check_arrays(spectra, dim):
