@@ -1,10 +1,14 @@
 """Plots hold what they claim to show, and render without a warning."""
 
+import json
+import re
+
 import holoviews as hv
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from bokeh.document import Document
 
 import astrolab.plots as plots
 from astrolab.lines import lines_between
@@ -250,3 +254,15 @@ def test_gallery_shows_the_first_n():
     assert len(plots.plot_gallery(make_ranked(2))) == 2
     with pytest.raises(ValueError, match="0 objects"):
         plots.plot_gallery(make_ranked().isel(object=[]))
+
+
+def test_texts_of_a_survey_cannot_end_a_figures_script():
+    attack = "</script><script>alert(1)</script><!--"
+    ranked = make_ranked().assign_coords(spectype=("object", np.array([attack] * 30, dtype=object)))
+    one = ranked.isel(object=0)
+    for figure in (plots.plot_spectrum(one), plots.plot_latent(ranked), plots.plot_gallery(ranked, n=1)):
+        document = Document()
+        document.add_root(render(figure))
+        stored = json.dumps(document.to_json().content, default=str, ensure_ascii=False)
+        assert "alert(1)" in stored
+        assert not re.search("</?script|<!--", stored)

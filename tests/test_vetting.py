@@ -239,10 +239,12 @@ def test_a_folder_that_is_no_run_says_what_is_missing(run_dir, tmp_path):
     shutil.rmtree(tmp_path / "run" / "top.zarr")
     with pytest.raises(RunFolderError, match=r"has no top\.zarr, expected .* then: astrolab vet RUN_DIR"):
         serve_run(tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "run" / "top.zarr").mkdir()
-    with pytest.raises(RunFolderError, match=r"run\.json"):
-        open_run(tmp_path / "run")
+    attack = {"template": PAYLOAD, "started": "2026-01-01T00:00:00+00:00"}
+    for record in ("{}", "[]", "not JSON", json.dumps(attack)):
+        (tmp_path / "run" / "run.json").write_text(record)
+        with pytest.raises(RunFolderError, match=r"run\.json' is not the record of a run"):
+            open_run(tmp_path / "run")
 
 
 def test_a_port_in_use_is_refused(run_dir):
@@ -335,7 +337,7 @@ def test_a_person_vets_in_a_browser(server, browser, ranked, run_dir, catalog, t
 
     view.get_by_role("button", name="Next (n)").click()
     view.get_by_text(f"#2 · {names[1]} · no label yet").wait_for()
-    view.get_by_text("<script>window.hacked=1</script> first", exact=False).first.wait_for()
+    view.get_by_text("‹script>window.hacked=1‹/script> first", exact=False).first.wait_for()
     reason = view.locator('.tabulator-row [tabulator-field="first reason"]').nth(1)
     reason.scroll_into_view_if_needed()
     reason.hover()

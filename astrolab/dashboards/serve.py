@@ -4,6 +4,7 @@ import getpass
 import json
 import socket
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import ClassVar
@@ -94,8 +95,11 @@ def open_run(run_dir):
 def _read_record(run_dir, record):
     try:
         about = json.loads(record)
-        return {name: about[name] for name in ("template", "started")}
-    except (ValueError, KeyError, TypeError) as error:
+        started = datetime.fromisoformat(about["started"]).isoformat()
+        if not about["template"].isidentifier():  # it becomes part of a page
+            raise ValueError(about["template"])
+        return {"template": about["template"], "started": started}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"'{run_dir}/run.json' is not the record of a run, expected a folder that 'astrolab run' made."
         ) from error

@@ -9,7 +9,7 @@ from bokeh.models import HoverTool
 from holoviews.operation.datashader import rasterize
 from scipy.stats import spearmanr
 
-from astrolab.plots.style import BLUE, GREY, SIZE, VERMILLION
+from astrolab.plots.style import BLUE, GREY, SIZE, VERMILLION, harmless
 from astrolab.schema import OBJECT
 
 N_POINTS_MAX = 20_000  # more than these are rasterised, so that a browser stays quick
@@ -143,6 +143,7 @@ def ranking_table(ranked):
     pandas.DataFrame
         One row an object, in the order given: every coordinate along ``object``, ``latent_0``, ``latent_1``, … where
         there are latent vectors, and ``name``: the targetid as text, exact also where a browser's numbers are not.
+        Texts are made `harmless`.
 
     Raises
     ------
@@ -159,7 +160,10 @@ def ranking_table(ranked):
     missing = [name for name in ("targetid", "anomaly_score", "anomaly_rank") if name not in table]
     if missing:
         raise ValueError(f"the objects have no {missing[0]!r}, expected what rank_anomalies(model, spectra) returns.")
-    return table.assign(name=table["targetid"].astype(str).astype(object))
+    words = [name for name in table if table[name].dtype.kind not in "biuf"]
+    texts = {name: [harmless(str(text)) for text in table[name]] for name in words}
+    texts["name"] = [str(targetid) for targetid in table["targetid"]]
+    return table.assign(**{name: np.array(text, dtype=object) for name, text in texts.items()})
 
 
 def latent_positions(table):

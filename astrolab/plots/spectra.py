@@ -5,7 +5,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from astrolab.lines import lines_between
-from astrolab.plots.style import BLUE, GREY, SIZE, VERMILLION
+from astrolab.plots.style import BLUE, GREY, SIZE, VERMILLION, harmless
 from astrolab.schema import FLUX_UNIT, OBJECT, WAVELENGTH, flux_err, spectral_dim
 
 _SAME_LEFT_EDGE = {"plot.min_border_left": 75, "plot.min_border_right": 20}
@@ -121,7 +121,9 @@ def _value(one, name):
     if name not in one.coords:
         return None
     value = one[name].item()
-    return None if value == "" or value != value else value
+    if isinstance(value, str):
+        return harmless(value) or None
+    return None if value != value else value
 
 
 def _title(one):
