@@ -150,7 +150,9 @@ def _sdss(folder):
     keep = ~(is_weak | is_far | is_third).to_numpy() & np.isfinite(spectra["redshift"].values)
     reasons = {"weak truth": is_weak, "redshift above 4": is_far & ~is_weak, "third or later epoch": is_third}
     left_out = {f"SDSS, {reason}": int(which.sum()) for reason, which in reasons.items()}
-    table = pd.DataFrame({"targetid": truth.index, "truth": named, "group": "sdss-" + truth["object_group"].astype(str)})
+    table = pd.DataFrame(
+        {"targetid": truth.index, "truth": named, "group": "sdss-" + truth["object_group"].astype(str)}
+    )
     return spectra.isel({OBJECT: np.flatnonzero(keep)}), table[keep].reset_index(drop=True), left_out
 
 
