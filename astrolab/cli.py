@@ -117,15 +117,16 @@ def ingest(
     ],
     out: Annotated[str, typer.Option("--out", help="The spectra store to write.")],
     is_json: _AsJson = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Store nothing, and exit 1, when anything is quarantined.")
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when anything is quarantined.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a store that is there, once the new one is whole.")
     ] = False,
 ):
     """Read survey files into one spectra store; every row is stored or quarantined with its reason."""
     from astrolab.ingest import IngestError, ingest_survey
 
     try:
-        report = ingest_survey(survey, sources, out, is_strict=strict)
+        report = ingest_survey(survey, sources, out, is_strict=strict, overwrite=overwrite)
     except IngestError as error:
         _print_ingest(error.report, is_json)
         raise
@@ -138,7 +139,8 @@ def ingest(
 def _print_ingest(report, is_json):
     counts = f"rows in {report.rows_in}, rows out {report.rows_out}, rows quarantined {report.rows_quarantined}"
     lines = [f"quarantined {record['path']}: {record['reason']}" for record in report.quarantined]
-    lines = [report.to_json()] if is_json else [*lines, counts, f"store: {report.store_path}"]
+    store = f"store: {report.store_path}" if report.rows_out else "no store was written"
+    lines = [report.to_json()] if is_json else [*lines, counts, store]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

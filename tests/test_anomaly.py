@@ -188,21 +188,23 @@ def test_peer_scores_are_finite_when_all_peers_are_alike():
 def test_reasons_are_in_order_of_weight_and_leave_out_what_is_ordinary():
     table = pd.DataFrame(
         {
-            "redshift": [2.0, 2.0, 2.0],
-            "score_band": [9.0, 1.0, 0.5],
-            "score_chi2": [4.0, 3.0, 1.0],
-            "score_isolation": [1.0, 6.0, 1.9],
-            "band_sigma": [-12.0, 3.0, 3.0],
-            "band_wavelength": [1490.0, 2800.0, 4000.0],
-            "band_width": [6400.0, 400.0, 400.0],
-            "chi2": [2.0, 1.5, 1.0],
+            "redshift": [2.0, 2.0, 2.0, 2.0, 2.0],
+            "score_band": [9.0, 1.0, 0.5, 8.0, 8.0],
+            "score_chi2": [4.0, 3.0, 1.0, 1.0, 1.0],
+            "score_isolation": [1.0, 6.0, 1.9, 1.0, 1.0],
+            "band_sigma": [-12.0, 3.0, 3.0, 20.0, -20.0],
+            "band_wavelength": [1490.0, 2800.0, 4000.0, 2225.0, 2225.0],
+            "band_width": [6400.0, 400.0, 400.0, 400.0, 400.0],
+            "chi2": [2.0, 1.5, 1.0, 1.0, 1.0],
         }
     )
-    trough, isolated, ordinary = describe_reasons(table)
+    trough, isolated, ordinary, spike, dip = describe_reasons(table)
     assert trough.startswith("missing flux blueward of C IV (-11,400 km/s), 1490 Å rest, 4470 Å observed")
     assert trough.endswith("reconstruction χ² per pixel 2 (4.0σ above its peers)")
     assert isolated.startswith("unusual combination of features in latent space (6.0σ above its peers); reconstruction")
     assert ordinary.startswith("ordinary")
+    assert spike.endswith("narrow and at no known line: perhaps a cosmic ray or sky residual")
+    assert dip.endswith("narrow and at no known line: perhaps an intervening absorber or a bad pixel")
 
 
 def test_a_model_travels_to_a_worker_in_few_megabytes(vae):

@@ -13,6 +13,9 @@ _TROUGH_LINES = ("Lyα", "N V", "Si IV", "C IV", "Al III", "Mg II")
 _TROUGH_REACH = 25_000.0  # km/s
 _LINE_REACH = 4_000.0  # km/s
 
+# narrower than this a feature is no broad line; away from every line it is seldom the object's own
+_NARROW = 1_000.0  # km/s
+
 
 def describe_reasons(table):
     """Say in words what made each object strange.
@@ -63,7 +66,17 @@ def _band_clause(table):
         + table["band_width"].round(-2).map("{:,.0f} km/s".format)
         + table["band_sigma"].abs().map(" at {:.1f}σ".format)
         + table["score_band"].map(" ({:.1f}σ above its peers)".format)
+        + _doubt(wavelength, is_trough, table["band_width"].to_numpy())
     )
+
+
+def _doubt(wavelength, is_trough, width):
+    """Say where a feature is too narrow, and too far from any line, to be trusted as the object's own."""
+    _, velocity = _nearest([line.wavelength for line in spectral_lines()], wavelength)
+    is_doubtful = (width < _NARROW) & (np.abs(velocity) >= _LINE_REACH)
+    emission = ", narrow and at no known line: perhaps a cosmic ray or sky residual"
+    absorption = ", narrow and at no known line: perhaps an intervening absorber or a bad pixel"
+    return np.where(is_doubtful, np.where(is_trough, absorption, emission), "").astype(object)
 
 
 def _place(wavelength, is_trough):

@@ -63,7 +63,9 @@ def publishing(path, *, overwrite=False):
 def _uploading(url, overwrite):
     fs, inside = fsspec.core.url_to_fs(url)
     if fs.exists(f"{inside}/zarr.json") and not overwrite:
-        raise StoreError(f"there is a store at '{url}' already; give another path, or overwrite=True.")
+        raise StoreError(
+            f"there is a store at '{url}' already; give another path, or overwrite=True (--overwrite)."
+        )
     with tempfile.TemporaryDirectory(prefix="astrolab-") as folder:
         yield Path(folder) / "store"
         if overwrite and fs.exists(inside):
@@ -78,7 +80,9 @@ def _check_free(final, overwrite):
     if not final.exists():
         return
     if not overwrite:
-        raise StoreError(f"there is something at '{final}' already; give another path, or overwrite=True.")
+        raise StoreError(
+            f"there is something at '{final}' already; give another path, or overwrite=True (--overwrite)."
+        )
     if not (final / "zarr.json").is_file():
         raise StoreError(f"'{final}' is not a store, so it will not be overwritten; give another path.")
 
