@@ -241,7 +241,8 @@ def load_plugin(name):
 
 def as_ranker(plugin, seed):
     """Return an object with `fit` and `score`, of a class or of a plain function."""
-    return plugin(seed=seed) if isinstance(plugin, type) else _Function(plugin)
+    is_class = isinstance(getattr(plugin, "func", plugin), type)  # a partial of a class is one too
+    return plugin(seed=seed) if is_class else _Function(plugin)
 
 
 def together(first, second):
