@@ -230,7 +230,7 @@ def _without_checksums(folder, n_files):
     return paths
 
 
-def test_an_interrupt_leaves_nothing(tmp_path):
+def test_an_interrupt_leaves_nothing(tmp_path, hear_interrupts):
     for i in range(15):
         write_coadd(tmp_path / f"{i}.fits", np.arange(1, 30) + 100 * i, seed=i)
     code = (
@@ -239,7 +239,8 @@ def test_an_interrupt_leaves_nothing(tmp_path):
         f"ingest_survey('desi', {str(tmp_path)!r} + '/*.fits', {str(tmp_path / 'out')!r}, chunk_size=2)\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, preexec_fn=hear_interrupts, **pipes) as process:
         assert process.stdout.readline() == b"ready\n"
         while not list(tmp_path.glob(".out*")) and process.poll() is None:
             time.sleep(0.005)
