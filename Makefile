@@ -10,10 +10,10 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint bench clean chromium
+.PHONY: help demo test lab lint bench bench-ranking clean chromium
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## simulate a survey, ingest it and rank its strangest objects (about 3 minutes)
 	rm -rf demo
@@ -35,9 +35,12 @@ lint: $(READY) ## check style, docstrings, the floors of the house, and that not
 	$(if $(NOTEBOOKS),$(BIN)/python -m nbstripout --verify --keep-id --extra-keys metadata.language_info.version $(NOTEBOOKS))
 
 bench: $(READY) ## run the benchmarks: speed, memory and ranking quality
-	@set -e; for file in $$(grep -l '^def main' benchmarks/*.py); do \
-	    name=benchmarks.$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "$$name"; \
+	@set -e; for file in $$(grep -ls '^def main' benchmarks/*.py benchmarks/*/__main__.py); do \
+	    name=$$(echo "$${file%.py}" | tr / .); name=$${name%.__main__}; echo "== $$name"; $(BIN)/python -m "$$name"; \
 	done
+
+bench-ranking: $(READY) ## measure the ranking: recall per class and family, against baselines (about 10 minutes)
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.ranking
 
 clean: ## remove what make demo and the tools left; .venv and runs/ stay
 	rm -rf demo build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -36,7 +36,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     started = time.monotonic()
     folder = os.environ.get("ASTROLAB_REAL_DATA")
-    sample = real_sample(folder) if folder else simulated_sample(160 if options.quick else 400)
+    sample = real_sample(folder) if folder else simulated_sample(100 if options.quick else 400)
     families = _families(options)
     names = {"label": sample.label, "n_left_out": sample.n_left_out}
     settings = _QUICK if options.quick else {"n_replicate": 2, "n_seed": 5, "n_processes": min(2, os.cpu_count() or 1)}
@@ -86,7 +86,7 @@ def _rankers(options):
             raise ValueError(f"no ranker is named {', '.join(unknown)}; choose from {', '.join(rankers)}.")
         rankers = {name: rankers[name] for name in rankers if name in options.only}
     if options.quick and "AstroLab" in rankers:
-        rankers["AstroLab"] = partial(AstroLab, n_epochs=10)
+        rankers["AstroLab"] = partial(AstroLab, n_epochs=5)
     return rankers
 
 
