@@ -153,11 +153,31 @@ def median_snr(flux, ivar):
         Median of ``flux * sqrt(ivar)``; 0 for a spectrum without a good pixel.
     """
     good = ivar > 0
-    n_good = good.sum(axis=1)
+    snr = np.zeros_like(flux)
+    np.multiply(flux, np.sqrt(ivar, where=good, out=np.zeros_like(ivar)), where=good, out=snr)
+    return median_of_good(snr, good)
+
+
+def median_of_good(values, good):
+    """Return the median of the good pixels of each spectrum.
+
+    Parameters
+    ----------
+    values : numpy.ndarray, shape (n_object, n_wavelength), float32
+        Anything that has a value a pixel.
+    good : numpy.ndarray, shape (n_object, n_wavelength), bool
+        Pixels that count.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_object,), float32
+        0 for a spectrum without a good pixel.
+    """
     # masked pixels sort to the end; a whole sort is several times quicker than nanmedian
-    snr = np.sort(np.where(good, flux * np.sqrt(ivar, where=good, out=np.zeros_like(ivar)), np.inf), axis=1)
-    middle = np.stack([np.maximum(n_good - 1, 0) // 2, n_good // 2], axis=1)
-    median = np.take_along_axis(snr, middle, 1).mean(axis=1)
+    ordered = np.sort(np.where(good, values, np.inf), axis=1)
+    n_good = good.sum(axis=1)
+    middle = np.stack([np.maximum(n_good - 1, 0) // 2, np.minimum(n_good // 2, values.shape[1] - 1)], axis=1)
+    median = np.take_along_axis(ordered, middle, 1).mean(axis=1)
     return np.where(n_good > 0, median, 0).astype("float32")
 
 

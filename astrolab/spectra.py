@@ -5,7 +5,15 @@ import pandas as pd
 import xarray as xr
 from numba import njit
 
-from astrolab.schema import OBJECT, WAVELENGTH, WAVELENGTH_REST, SchemaError, check_spectra, spectral_dim
+from astrolab.schema import (
+    OBJECT,
+    WAVELENGTH,
+    WAVELENGTH_REST,
+    SchemaError,
+    check_spectra,
+    median_of_good,
+    spectral_dim,
+)
 
 # an output pixel counts when good input pixels cover at least this part of it
 _COVERAGE_MIN = 0.5
@@ -169,8 +177,8 @@ def to_restframe(spectra, grid):
 def normalize_flux(spectra):
     """Divide each spectrum by its own brightness, so that shapes can be compared.
 
-    The brightness is the median flux of the good pixels, or their median sigma where that is larger, so that noise is
-    never blown up above one.
+    The brightness is the median flux of the good pixels, or their typical sigma (that of the median ivar) where that is
+    larger, so that noise is never blown up above one.
 
     Parameters
     ----------
@@ -238,7 +246,7 @@ def _rebin_block(flux, ivar, redshift, *, edges_in, edges_out):
     return flux_out, ivar_out
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _rebin(flux, ivar, redshift, edges_in, edges_out, flux_out, ivar_out):
     n_in, n_out = len(edges_in) - 1, len(edges_out) - 1
     for i in range(len(flux)):
@@ -268,11 +276,7 @@ def _rebin(flux, ivar, redshift, edges_in, edges_out, flux_out, ivar_out):
 
 def _normalize_block(flux, ivar):
     good = ivar > 0
-    scale = np.ones(len(flux), "float32")
-    some = good.any(axis=1)
-    if some.any():
-        sigma = np.where(good, 1 / np.sqrt(np.where(good, ivar, 1)), np.nan)[some]
-        median = np.nanmedian(np.where(good, flux, np.nan)[some], axis=1)
-        scale[some] = np.maximum(median, np.nanmedian(sigma, axis=1))
-    scale = scale[:, None]
+    brightness = median_of_good(flux, good)
+    sigma = 1 / np.sqrt(np.maximum(median_of_good(ivar, good), np.finfo("float32").tiny))
+    scale = np.where(good.any(axis=1), np.maximum(brightness, sigma), 1).astype("float32")[:, None]
     return np.where(good, flux / scale, 0).astype("float32"), (ivar * scale**2).astype("float32")

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import torch
+from numba import njit
 from sklearn.ensemble import IsolationForest
 
 from astrolab.models.files import model_from_bytes, model_to_bytes
@@ -93,12 +94,12 @@ def score_block(flux, ivar, described, weights):
     try:
         with torch.inference_mode():
             parts = [
-                _score_batch(model, _tensor(flux[start : start + _BATCH]), _tensor(ivar[start : start + _BATCH]))
+                _score_batch(model, flux[start : start + _BATCH], ivar[start : start + _BATCH])
                 for start in range(0, len(flux), _BATCH)
             ]
     finally:
         torch.set_num_threads(n_threads)
-    return torch.cat(parts).numpy() if parts else np.empty((0, len(block_columns(described[1]["n_latent"]))), "float32")
+    return np.concatenate(parts) if parts else np.empty((0, len(block_columns(described[1]["n_latent"]))), "float32")
 
 
 def reconstruct(model, flux, ivar):
@@ -140,33 +141,43 @@ def isolation_score(latent, seed=0):
 
 
 def _score_batch(model, flux, ivar):
-    out = model(flux, ivar)
-    good = ivar > 0
-    n_good = good.sum(dim=1)
-    count = n_good.clamp_min(1)
-    residual = torch.where(good, flux - out.flux_model, 0)
-    weight = torch.where(good, out.ivar_model, 0)
-    chi2 = (residual**2 * weight).sum(dim=1) / count
-    snr = torch.where(good, flux * ivar.sqrt(), 0).sum(dim=1) / count
-    columns = [n_good, snr, torch.log(chi2.clamp_min(1e-6)), *_band_columns(residual * weight, weight, good)]
-    return torch.cat([torch.stack(columns, dim=1).float(), out.latent_mean.float()], dim=1)
+    out = model(_tensor(flux), _tensor(ivar))
+    columns = np.empty((len(flux), 3 + 2 * len(BAND_WIDTHS)), "float32")
+    arrays = (flux, ivar, out.flux_model.numpy(), out.ivar_model.numpy())
+    _score_rows(*(np.ascontiguousarray(array, "float32") for array in arrays), np.array(BAND_WIDTHS), columns)
+    return np.concatenate([columns, out.latent_mean.numpy()], axis=1)
 
 
-def _band_columns(weighted, weight, good):
-    """Find the most significant window of each width; sums by doubling, so without cancellation."""
-    columns, width = [], 1
-    sums = [weighted, weight, good.float()]
-    for wanted in BAND_WIDTHS:
-        while width < wanted:
-            sums = [total[:, :-width] + total[:, width:] for total in sums]
-            width *= 2
-        numerator, denominator, n_good = sums
-        significance = numerator / denominator.clamp_min(1e-20).sqrt()
-        # a window that is mostly unmeasured says nothing
-        significance = torch.where(n_good > 0.5 * width, significance, 0)
-        at = significance.abs().argmax(dim=1, keepdim=True)
-        columns += [significance.gather(1, at)[:, 0], at[:, 0]]
-    return columns
+@njit(nogil=True, cache=True, error_model="numpy")
+def _score_rows(flux, ivar, flux_model, ivar_model, widths, columns):
+    """Fill n_good, snr_rest, log_chi2, and for each width the most significant window and its first pixel."""
+    n_object, n_wavelength = flux.shape
+    weighted, weight, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
+    for i in range(n_object):
+        snr, chi2 = 0.0, 0.0
+        for k in range(n_wavelength):
+            is_good = ivar[i, k] > 0
+            residual = flux[i, k] - flux_model[i, k] if is_good else 0.0
+            inverse = ivar_model[i, k] if is_good else 0.0
+            snr += flux[i, k] * np.sqrt(ivar[i, k]) if is_good else 0.0
+            chi2 += residual * residual * inverse
+            weighted[k + 1] = weighted[k] + residual * inverse
+            weight[k + 1] = weight[k] + inverse
+            count[k + 1] = count[k] + is_good
+        n_good = max(count[n_wavelength], 1.0)
+        columns[i, 0], columns[i, 1] = count[n_wavelength], snr / n_good
+        columns[i, 2] = np.log(max(chi2 / n_good, 1e-6))
+        for j in range(len(widths)):
+            width, best, at = widths[j], 0.0, 0
+            for k in range(n_wavelength - width + 1):
+                # a window that is mostly unmeasured says nothing
+                if count[k + width] - count[k] > 0.5 * width:
+                    total = weighted[k + width] - weighted[k]
+                    power = total * total / (weight[k + width] - weight[k])
+                    if power > best:
+                        best, at = power, k
+            total = weighted[at + width] - weighted[at]
+            columns[i, 3 + 2 * j], columns[i, 4 + 2 * j] = np.copysign(np.sqrt(best), total), at
 
 
 @lru_cache(maxsize=4)
