@@ -125,11 +125,13 @@ class IsolationOnPCA(PCA):
 class PlainVAE(_InRestFrame):
     """A plain VAE's reconstruction error: mean squared, no noise weights, no calibration (as Nicolaou et al. 2025)."""
 
-    n_epochs = 80
+    def __init__(self, seed=0, grid=_GRID, n_epochs=80):
+        super().__init__(seed, grid)
+        self.n_epochs = n_epochs
 
     def fit(self, spectra):
         """Train, or take the net that was trained a moment ago on the same spectra."""
-        key = (id(spectra), self.seed, len(self.grid))
+        key = (id(spectra), self.seed, len(self.grid), self.n_epochs)
         if _LAST_NET.get("key") != key:
             self._train(*self._arrays(spectra))
             _LAST_NET.update(key=key, net=self.net, spectra=spectra)
