@@ -17,12 +17,14 @@ NAMES = [path.stem for path in TEMPLATES]
 
 # what each template is given, and the products it must leave; {store} and {desi} are the small survey
 ARGUMENTS = {
+    "classify_spectra": {"spectra_path": "{store}", "n_workers": 1},
     "ingest_survey": {"survey": "desi", "source_path": "{desi}", "out_path": "small.zarr"},
     "rank_anomalies": {
         "spectra_path": "{store}", "n_wavelength": 200, "n_latent": 4, "n_epochs": 2, "n_top": 10, "n_workers": 1,
     },
 }  # fmt: skip
 PRODUCTS = {
+    "classify_spectra": ["redshifts.parquet", "redshifts.fits", "confusion.csv"],
     "ingest_survey": ["small.zarr", "ingest_report.json"],
     "rank_anomalies": ["ranking.parquet", "not_ranked.parquet", "top.zarr", "model/weights.safetensors", "history.csv"],
 }
@@ -46,7 +48,15 @@ def _check_ranking(run_dir):
     assert manifest["top.zarr/zarr.json"]["rows"] == 10
 
 
-CHECKS = {"ingest_survey": _check_account, "rank_anomalies": _check_ranking}
+def _check_redshifts(run_dir):
+    redshifts = pd.read_parquet(run_dir / "redshifts.parquet")
+    assert len(redshifts) == 80
+    assert redshifts["targetid"].dtype == "int64"
+    assert set(redshifts["spectype"]) <= {"QSO", "GALAXY", "STAR", ""}
+    assert json.loads((run_dir / "manifest.json").read_text())["redshifts.parquet"]["rows"] == 80
+
+
+CHECKS = {"classify_spectra": _check_redshifts, "ingest_survey": _check_account, "rank_anomalies": _check_ranking}
 
 
 def _notebook(path):

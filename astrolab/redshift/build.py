@@ -1,0 +1,287 @@
+"""Make AstroLab's own template sets: ``python -m astrolab.redshift.build [FOLDER]``.
+
+Quasars and galaxies come from the simulator's noiseless spectra alone. Stars come from the simulator and, where a
+folder of labelled SDSS spectra is given (``sdss/truth.csv`` and the files it names), from the stars in it: one more
+set, learned from both. The principal vectors are those of an expectation-maximisation that knows which pixels were
+measured and how well (Bailey 2012, PASP 124, 1015); the prior on their amplitudes is the scatter of the training set.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.polynomial import Legendre
+from scipy.ndimage import uniform_filter1d
+
+from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.readers import sdss
+from astrolab.redshift.templates import _OWN, TemplateSet, save_templates
+from astrolab.simulation.forest import forest_transmission
+from astrolab.simulation.galaxies import galaxy_flux
+from astrolab.simulation.grid import WAVELENGTH
+from astrolab.simulation.quasars import quasar_components, quasar_parameters, smc_dust
+from astrolab.simulation.stars import _LOG_FIRST, _LOG_STEP, STAR_CLASSES, star_flux, star_templates
+
+_BLOCK = 256
+_N_ITERATIONS = 12
+_SYSTEMATIC = 0.05  # of the flux: no training spectrum counts for more than S/N 20 a pixel
+_STAR_LIMIT = 0.005
+_STAR_STEP = 1e-4
+_FREE = np.inf
+_WIDER = 2.0  # nature scatters more than the simulator: priors of quasars and galaxies are this much wider
+# broad absorption: (rest wavelength in Å, depth relative to C IV), at velocities in km/s
+_TROUGH_LINES = ((1549.06, 1.0), (1396.76, 0.7), (1240.14, 0.7), (1857.4, 0.15), (1033.8, 0.5))
+_TROUGH_VELOCITIES, _TROUGH_SIGMA, _TROUGH_PRIOR = (-4000, -9000, -14000, -20000), 2500.0, 0.8
+
+
+def build_templates(stars=None, *, n_objects=1300, seed=1):
+    """Build template sets of quasars, galaxies and stars, and one of smooth spectra.
+
+    Parameters
+    ----------
+    stars : tuple of numpy.ndarray, optional
+        `flux` and `ivar` of real stars, each of shape (n_star, 4851), on the grid of `read_sdss`, near velocity 0.
+    n_objects : int, optional
+        Quasars to simulate beyond redshift 0.7; the other classes are in proportion.
+    seed : int, optional
+        Seed of the simulation.
+
+    Returns
+    -------
+    list of TemplateSet
+        QSO (LOZ, MIDZ, HIZ, BAL), GALAXY, STAR (one a class, and ``mixed`` where real stars were given), and the smooth
+        set, whose class is empty.
+    """
+    rng = np.random.default_rng(seed)
+    near = _log_uniform(0.02, 1.4, n_objects // 3, rng)
+    far = np.sort(_log_uniform(0.7, 6.2, n_objects, rng))
+    flux_far = _quasars(far, rng)
+    # ranges of redshift overlap, so that no quasar is at the edge of the only set that fits it
+    middle = _quasar_set("MIDZ", flux_far[far < 3.8], far[far < 3.8], (720, 6000), (0.8, 3.4), 2)
+    sets = [
+        _quasar_set("LOZ", _quasars(near, rng), near, (1420, 10800), (0.0, 1.4), 1),
+        middle,
+        _quasar_set("HIZ", flux_far[far > 2.5], far[far > 2.5], (470, 2700), (3.0, 6.2), 2),
+        _with_troughs(middle),
+        _galaxy_set(_log_uniform(0.0, 1.75, int(0.4 * n_objects), rng), rng),
+        *_star_classes(),
+    ]
+    if stars is not None:
+        sets.append(_mixed_stars(stars, int(0.3 * n_objects), rng))
+    return [*sets, _smooth_set()]
+
+
+def fit_vectors(flux, weight, n_vector, share=None, seed=0):
+    """Find the vectors that best describe spectra, by expectation-maximisation.
+
+    Parameters
+    ----------
+    flux, weight : numpy.ndarray, shape (n_object, n_rest), float32
+        Spectra on one rest grid, of like amplitude; pixels with weight 0 count for nothing.
+    n_vector : int
+        Number of vectors.
+    share : numpy.ndarray, shape (n_object,), optional
+        How much each object counts.
+    seed : int, optional
+        Seed of the start.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_vector, n_rest), float64
+        The mean of the objects, and the vectors along which they scatter, each with the scatter's own length.
+    """
+    share = np.ones(len(flux)) if share is None else share
+    weight = weight * share[:, None].astype("float32")
+    mean = (weight * flux).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
+    start = np.random.default_rng(seed).normal(size=(n_vector - 1, flux.shape[1])) * np.abs(mean)
+    vectors = np.concatenate([mean[None], start]).astype("float64")
+    for _ in range(_N_ITERATIONS):
+        amplitude = _solve_rows(weight, flux, vectors, 1e-3)
+        vectors = _solve_rows(weight.T, flux.T, amplitude.T, 1e-4).T
+        vectors /= np.sqrt(np.mean(vectors**2, axis=1, keepdims=True))
+    return _whitened(vectors, _solve_rows(weight, flux, vectors, 1e-3), share)
+
+
+def _solve_rows(weight, flux, vectors, ridge):
+    """Weighted least-squares amplitudes of `vectors` (n_vector, n) in every row of `flux` (m, n): (m, n_vector)."""
+    n_vector = len(vectors)
+    pairs = np.einsum("ip,jp->pij", vectors, vectors).reshape(-1, n_vector**2).astype("float32")
+    normal = (weight @ pairs).reshape(-1, n_vector, n_vector).astype("float64")
+    right = ((weight * flux) @ vectors.T.astype("float32")).astype("float64")
+    mean_diagonal = np.trace(normal, axis1=1, axis2=2)[:, None, None] / n_vector
+    normal += np.eye(n_vector) * (ridge * mean_diagonal + 1e-9)
+    return np.linalg.solve(normal, right[..., None])[..., 0]
+
+
+def _whitened(vectors, amplitude, share):
+    scale = np.median(np.abs(amplitude @ vectors), axis=1)
+    usable = scale > 1e-3 * np.median(scale)
+    relative = amplitude / np.where(usable, scale, 1)[:, None]
+    off = np.abs(relative - np.median(relative[usable], axis=0))
+    # one bad training spectrum must not set the prior
+    usable &= (off < 8 * 1.48 * np.median(off[usable], axis=0) + 1e-9).all(axis=1)
+    mean = np.average(relative[usable], axis=0, weights=share[usable])
+    variance, axes = np.linalg.eigh(np.cov(relative[usable].T, aweights=share[usable]))
+    largest = np.argsort(-variance)[: len(vectors) - 1]
+    whitened = np.concatenate([[mean @ vectors], (axes[:, largest] * np.sqrt(variance[largest])).T @ vectors])
+    return whitened / np.median(np.abs(whitened[0]))
+
+
+def _quasars(redshift, rng):
+    parts = []
+    for start in range(0, len(redshift), _BLOCK):
+        own = redshift[start : start + _BLOCK]
+        parameters = quasar_parameters(own, rng.uniform(17, 22, len(own)), rng)
+        light = quasar_components(parameters)
+        agn = (light.continuum + light.broad + light.narrow) * smc_dust(light.log_wavelength, parameters.ebv)
+        parts.append(agn * forest_transmission(own, rng) + light.host)
+    return np.concatenate(parts)
+
+
+def _quasar_set(subtype, flux, redshift, limits, redshifts, stride):
+    return _learned("QSO", subtype, flux, redshift, limits, redshifts, stride, 2e-4)
+
+
+def _galaxy_set(redshift, rng):
+    parts = []
+    for start in range(0, len(redshift), _BLOCK):
+        own = redshift[start : start + _BLOCK]
+        log_rest = (np.log(WAVELENGTH) - np.log1p(own)[:, None]).astype("float32")
+        parts.append(galaxy_flux(own, rng) * smc_dust(log_rest, rng.exponential(0.1, len(own))))
+    return _learned("GALAXY", "", np.concatenate(parts), redshift, (1270, 10800), (-0.003, 1.75), 1, 1e-4)
+
+
+def _learned(spectype, subtype, flux, redshift, limits, redshifts, stride, step):
+    grid = _log_grid(*limits, step)
+    vectors = fit_vectors(*_training(np.log10(WAVELENGTH), flux, np.full(flux.shape, 1e6, "f4"), redshift, grid), 6)
+    prior = np.array([_FREE, *np.full(5, _WIDER)])
+    return TemplateSet(spectype, subtype, vectors, prior, grid[0], step, *redshifts, stride)
+
+
+def _with_troughs(middle):
+    """Quasars whose C IV and like lines are absorbed at velocities up to 25,000 km/s: four depths beside the mean."""
+    wavelength = 10**middle.log_wavelength
+    troughs = np.zeros((len(_TROUGH_VELOCITIES), len(wavelength)))
+    for trough, velocity in zip(troughs, _TROUGH_VELOCITIES, strict=True):
+        for line, depth in _TROUGH_LINES:
+            own = (wavelength / line - 1) * SPEED_OF_LIGHT
+            trough -= depth * np.exp(-0.5 * ((own - velocity) / _TROUGH_SIGMA) ** 2)
+    vectors = np.concatenate([middle.vectors[:4], troughs * middle.vectors[0]])
+    prior = np.concatenate([middle.prior_err[:4], np.full(len(troughs), _TROUGH_PRIOR)])
+    return TemplateSet("QSO", "BAL", vectors, prior, middle.log_first, middle.log_step, 1.3, 3.4, 2)
+
+
+def _star_classes():
+    """One set for each class of the simulator: its spectrum, its neighbours, and a smooth error of calibration."""
+    grid = _log_grid(3390, 10750, _STAR_STEP)
+    own = np.log10(np.e) * (_LOG_FIRST + _LOG_STEP * np.arange(star_templates().shape[1]))
+    spectra = [np.interp(grid, own, spectrum) for spectrum in star_templates()]
+    spectra = [spectrum / np.median(spectrum) for spectrum in spectra]
+    place = np.linspace(-1, 1, len(grid))
+    sets = []
+    for i, name in enumerate(STAR_CLASSES):
+        tilts = [spectra[i] * Legendre.basis(degree)(place) for degree in (1, 2, 3)]
+        near = [spectra[j] - spectra[i] for j in (i - 1, i + 1) if 0 < j < len(spectra) and i > 0]
+        vectors = np.stack([spectra[i], *tilts, *near])
+        prior = np.array([_FREE, 1.0, *np.full(len(vectors) - 2, 0.5)])
+        sets.append(_star_set(name, vectors, prior, grid))
+    return sets
+
+
+def _mixed_stars(stars, n_simulated, rng):
+    grid = _log_grid(3400, 10750, _STAR_STEP)
+    flux, ivar = stars
+    at_rest = np.zeros(n_simulated)
+    simulated = star_flux(at_rest, rng)
+    made = _training(np.log10(WAVELENGTH), simulated, np.full(simulated.shape, 1e6, "f4"), at_rest, grid)
+    seen = _training(np.log10(sdss.WAVELENGTH), flux, ivar, np.zeros(len(flux)), grid)
+    both = [np.concatenate(pair) for pair in zip(seen, made, strict=True)]
+    # real stars weigh 70 per cent
+    share = np.concatenate([np.full(len(flux), 0.7 / 0.3 * n_simulated / len(flux)), np.ones(n_simulated)])
+    vectors = fit_vectors(*both, 5, share)
+    vectors = np.concatenate([vectors, vectors[:1] * np.linspace(-1, 1, len(grid))])
+    return _star_set("mixed", vectors, np.array([_FREE, 1.5, 1.5, 1.5, 1.5, 0.5]), grid)
+
+
+def _star_set(subtype, vectors, prior, grid):
+    return TemplateSet("STAR", subtype, vectors, prior, grid[0], _STAR_STEP, -_STAR_LIMIT, _STAR_LIMIT)
+
+
+def _smooth_set():
+    """Make the set without features, at one place: what an object must beat to have a redshift."""
+    grid = _log_grid(3400, 10800, 1e-3)
+    place = np.linspace(-1, 1, len(grid))
+    vectors = np.stack([Legendre.basis(degree)(place) for degree in range(5)])
+    return TemplateSet("", "smooth", vectors, np.array([_FREE, 1.0, 1.0, 1.0, 1.0]), grid[0], 1e-3, 0.0, 0.0)
+
+
+def _training(log_own, flux, ivar, redshift, grid):
+    """Bring spectra to the rest grid, of median 1, with weights that know noise, gaps and a systematic error."""
+    out, weight = np.zeros((2, len(flux), len(grid)), "float32")
+    for i, shift in enumerate(np.log10(1 + redshift)):
+        good = ivar[i] > 0
+        if np.count_nonzero(good) < 100:
+            continue
+        inside = (grid + shift >= log_own[0]) & (grid + shift <= log_own[-1])
+        at = grid[inside] + shift
+        out[i, inside] = np.interp(at, log_own[good], flux[i][good])
+        is_whole = np.interp(at, log_own, good.astype("float64")) > 0.99
+        weight[i, inside] = np.interp(at, log_own, ivar[i]) * is_whole
+    measured = weight > 0
+    scale = np.array([np.median(np.abs(f[m])) if m.any() else 1 for f, m in zip(out, measured, strict=True)])[:, None]
+    out /= scale
+    total = uniform_filter1d(np.where(measured, np.abs(out), 0), 201, axis=1)
+    level = np.maximum(total / np.maximum(uniform_filter1d(measured.astype("f4"), 201, axis=1), 1e-3), 0.05)
+    variance = 1 / np.where(measured, weight * scale**2, 1) + (_SYSTEMATIC * level) ** 2
+    return out, np.where(measured, 1 / variance, 0).astype("float32")
+
+
+def _log_uniform(low, high, n, rng):
+    return 10 ** rng.uniform(np.log10(1 + low), np.log10(1 + high), n) - 1
+
+
+def _log_grid(first, last, step):
+    return step * np.arange(np.ceil(np.log10(first) / step), np.log10(last) / step)
+
+
+def labelled_stars(folder):
+    """Read the stars of a folder of labelled SDSS spectra.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Holds ``sdss/truth.csv`` with columns file, truth_class, truth_source.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        Their rows of the table; weak labels are left out.
+    flux, ivar : numpy.ndarray, shape (n_star, 4851)
+        Their spectra.
+    """
+    table = pd.read_csv(Path(folder) / "sdss" / "truth.csv")
+    is_weak = table["truth_source"].str.contains("weak")
+    table = table[(table["truth_class"] == "STAR") & ~is_weak]
+    pixels = np.stack([sdss.read_pixels(str(Path(folder) / "sdss" / file))[0][:, 0] for file in table["file"]])
+    return table, pixels[:, 0], pixels[:, 1]
+
+
+def main():
+    """Build the sets that the package ships."""
+    folder = sys.argv[1] if len(sys.argv) > 1 else None
+    stars, sources = None, "AstroLab's simulator"
+    if folder is not None:
+        table, *stars = labelled_stars(folder)
+        sources += f"; the STAR set 'mixed' also from {len(table)} SDSS and BOSS spectra of stars (public data)"
+    card = {
+        "title": "AstroLab's template sets",
+        "made_from": sources,
+        "command": "python -m astrolab.redshift.build FOLDER_OF_LABELLED_SPECTRA",
+        "stars": [] if folder is None else [f"{p}-{m}-{f}" for p, m, f in table[["plate", "mjd", "fiber"]].to_numpy()],
+    }
+    save_templates(build_templates(stars), _OWN, card)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""One class and one redshift for every spectrum, with warnings, a probability, and the hypotheses that came next."""
+
+import numpy as np
+import pandas as pd
+from astropy.table import Table
+
+from astrolab.redshift.hypotheses import SAME_VELOCITY, scan_redshifts, velocity_between
+from astrolab.schema import NO_REDSHIFT, WAVELENGTH
+
+# redshift_warning: bits that mean what Redrock's ZWARN means by them, and the schema's NO_REDSHIFT
+SKY = 1 << 0  # the fibre was on sky, or not on a target
+LITTLE_COVERAGE = 1 << 1  # few good pixels
+SMALL_DELTA_CHI2 = 1 << 2  # another redshift, or a spectrum without features, fits nearly as well
+NEGATIVE_MODEL = 1 << 3  # the best model is negative on the whole
+AT_LIMIT = 1 << 5  # the best redshift is the first or the last that was tried
+NO_DATA = 1 << 9  # not one good pixel
+BAD_MINIMUM = 1 << 10  # χ² has no minimum that a parabola can describe
+POOR_DATA = 1 << 11  # there were invalid pixels (NaN, negative ivar); they were left out
+WARNINGS = {
+    "SKY": SKY,
+    "LITTLE_COVERAGE": LITTLE_COVERAGE,
+    "SMALL_DELTA_CHI2": SMALL_DELTA_CHI2,
+    "NEGATIVE_MODEL": NEGATIVE_MODEL,
+    "AT_LIMIT": AT_LIMIT,
+    "NO_DATA": NO_DATA,
+    "BAD_MINIMUM": BAD_MINIMUM,
+    "POOR_DATA": POOR_DATA,
+    "NO_REDSHIFT": NO_REDSHIFT,
+}
+
+DELTA_CHI2_MIN = 16.0  # residuals of the sky reach 9, as independent pixels would not
+_COVERAGE_MIN = 0.3  # part of the grid's pixels
+_N_BEST = 5
+# χ² differences are divided by this before they become probabilities: see `class_probability`
+TEMPERATURE = 2.0
+
+
+def classify_spectra(spectra, templates=None, *, device="auto"):
+    """Give every spectrum a class and a redshift.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Observed frame, dims ``(object, wavelength)``, any grid (DESI, SDSS); lazy or in memory. Pixels with
+        ``ivar == 0`` count for nothing.
+    templates : sequence of TemplateSet, optional
+        As `open_templates` gives them; AstroLab's own by default.
+    device : str, optional
+        Where the matrix products run: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an object, in order: targetid; spectype (QSO, GALAXY, STAR), subtype; redshift, redshift_err (1 sigma,
+        statistical); redshift_warning (bits in `WARNINGS`, 0 = good); delta_chi2 (to the next redshift or to a spectrum
+        without features, whichever is nearer); probability (see `class_probability`); chi2; n_good (pixels); and
+        spectype_k, redshift_k, delta_chi2_k of the hypotheses k = 2 … 5 (spectype '' where there is none). Of an object
+        without a good pixel spectype is '' and redshift NaN.
+
+    Raises
+    ------
+    SchemaError
+        If the spectra are not in the observed frame.
+    ValueError
+        If a template set covers the grid at no redshift.
+
+    References
+    ----------
+    Warnings: https://desidatamodel.readthedocs.io/en/latest/bitmasks.html (ZWARN).
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> spectra = al.simulate_survey(3, seed=3, rare_fraction=0)
+    >>> al.classify_spectra(spectra)["redshift_warning"].dtype
+    dtype('int64')
+    """
+    table = scan_redshifts(spectra, templates, n_best=_N_BEST, device=device)
+    found = {name: column.to_numpy().reshape(-1, _N_BEST) for name, column in table.items()}
+    delta = found["chi2"] - found["chi2"][:, :1]
+    has_answer = np.isfinite(found["chi2"][:, 0])
+    delta_chi2 = np.fmin(_delta_to_other_redshift(found, delta), found["chi2_smooth"][:, 0] - found["chi2"][:, 0])
+    delta_chi2 = np.where(has_answer, delta_chi2, 0)
+    is_target = spectra["is_target"].values if "is_target" in spectra.coords else np.ones(len(delta), bool)
+    coverage = found["n_good"][:, 0] / spectra.sizes[WAVELENGTH]
+    answers = pd.DataFrame(
+        {
+            "targetid": found["targetid"][:, 0],
+            "spectype": found["spectype"][:, 0].astype(str),
+            "subtype": found["subtype"][:, 0].astype(str),
+            "redshift": found["redshift"][:, 0],
+            "redshift_err": found["redshift_err"][:, 0],
+            "redshift_warning": _warnings(found, delta_chi2, is_target, coverage),
+            "delta_chi2": delta_chi2,
+            "probability": class_probability(found),
+            "chi2": found["chi2"][:, 0],
+            "n_good": found["n_good"][:, 0],
+        }
+    )
+    for k in range(1, _N_BEST):
+        answers[f"spectype_{k + 1}"] = found["spectype"][:, k].astype(str)
+        answers[f"redshift_{k + 1}"] = found["redshift"][:, k]
+        answers[f"delta_chi2_{k + 1}"] = delta[:, k]
+    return answers
+
+
+def class_probability(found, temperature=TEMPERATURE):
+    """Return the probability that class and redshift of the best hypothesis are right.
+
+    The weights ``exp(-Δχ² / (2 temperature))`` of the hypotheses kept and of a spectrum without features, divided by
+    their sum: a temperature above 1 because templates are not perfect and pixels not independent. It is the one that
+    makes the probabilities of simulated spectra most likely given which answers were right
+    (``python -m benchmarks.redshift`` prints it).
+
+    Parameters
+    ----------
+    found : dict of str to numpy.ndarray, shape (n_object, n_hypothesis)
+        chi2 and chi2_smooth, as `scan_redshifts` gives them.
+    temperature : float, optional
+        Divides the differences.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_object,)
+        Between 0 and 1; 0 where there is no hypothesis.
+    """
+    chi2 = np.concatenate([found["chi2"], found["chi2_smooth"][:, :1]], axis=1)
+    chi2 = np.where(np.isfinite(chi2), chi2, np.inf)
+    lowest = chi2.min(axis=1, keepdims=True)
+    weight = np.exp(-0.5 / temperature * (chi2 - np.where(np.isfinite(lowest), lowest, 0)))
+    return weight[:, 0] / np.maximum(weight.sum(axis=1), 1e-300)
+
+
+def save_redrock(answers, path):
+    """Save classes and redshifts as a FITS table with Redrock's names, which DESI's tools read.
+
+    Parameters
+    ----------
+    answers : pandas.DataFrame
+        As `classify_spectra` gives it.
+    path : str or pathlib.Path
+        File to write; HDU ``REDSHIFTS`` with TARGETID, CHI2, Z, ZERR, ZWARN, NPIXELS, SPECTYPE, SUBTYPE, DELTACHI2.
+
+    References
+    ----------
+    https://desidatamodel.readthedocs.io/en/latest/DESI_SPECTRO_REDUX/SPECPROD/healpix/SURVEY/PROGRAM/PIXGROUP/PIXNUM/redrock-SURVEY-PROGRAM-PIXNUM.html
+    """
+    table = Table(
+        {
+            "TARGETID": answers["targetid"].to_numpy("int64"),
+            "CHI2": answers["chi2"].to_numpy("float64"),
+            "Z": answers["redshift"].to_numpy("float64"),
+            "ZERR": answers["redshift_err"].to_numpy("float64"),
+            "ZWARN": answers["redshift_warning"].to_numpy("int64"),
+            "NPIXELS": answers["n_good"].to_numpy("int64"),
+            "SPECTYPE": answers["spectype"].to_numpy().astype("S6"),
+            "SUBTYPE": answers["subtype"].to_numpy().astype("S20"),
+            "DELTACHI2": answers["delta_chi2"].to_numpy("float64"),
+        },
+        meta={"EXTNAME": "REDSHIFTS"},
+    )
+    table.write(path, format="fits", overwrite=True)
+
+
+def _delta_to_other_redshift(found, delta):
+    """Difference of χ² to the best hypothesis at another redshift; two classes at one redshift agree about it."""
+    apart = velocity_between(found["redshift"], found["redshift"][:, :1]) >= SAME_VELOCITY
+    return np.where(apart & np.isfinite(delta), delta, np.inf).min(axis=1)
+
+
+def _warnings(found, delta_chi2, is_target, coverage):
+    bits = np.zeros(len(delta_chi2), "int64")
+    no_data = found["n_good"][:, 0] == 0
+    no_answer = ~np.isfinite(found["chi2"][:, 0])
+    for bit, where in (
+        (SKY, ~is_target),
+        (LITTLE_COVERAGE, coverage < _COVERAGE_MIN),
+        (SMALL_DELTA_CHI2, delta_chi2 < DELTA_CHI2_MIN),
+        (NEGATIVE_MODEL, found["is_negative"][:, 0]),
+        (AT_LIMIT, found["is_at_edge"][:, 0]),
+        (NO_DATA | NO_REDSHIFT, no_data),
+        (NO_REDSHIFT, no_answer),
+        (BAD_MINIMUM, ~found["is_minimum"][:, 0] & ~no_answer),
+        (POOR_DATA, found["is_poor"][:, 0]),
+    ):
+        bits[where] |= bit
+    return bits

@@ -1,0 +1,206 @@
+"""Refinement of the scan's minima on the full grid, in float64, one spectrum and one minimum at a time (numba)."""
+
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+from scipy.interpolate import CubicSpline
+
+from astrolab.redshift.scan import _MIN_SIGNIFICANCE, _RIDGE, LOG_BIN
+
+# columns of what `refine_minima` gives
+REDSHIFT, REDSHIFT_ERR, CHI2, MEAN_MODEL, IS_MINIMUM = range(5)
+_FINE_STEP = 2.5e-5  # of log10 wavelength: 17 km/s
+_N_TURNS = 5  # at most; two are the rule
+_LN10 = np.log(10.0)
+
+
+def refine_minima(flux, weight, log_wavelength, one, redshift, limits, is_near=None):
+    """Refine one minimum of each spectrum under one template set.
+
+    By the parabola through three points half a step of the scan apart, and then through three an eighth apart.
+
+    Parameters
+    ----------
+    flux, weight : numpy.ndarray, shape (n_object, n_wavelength), float32
+        As `clean_spectra` gives them.
+    log_wavelength : numpy.ndarray, shape (n_wavelength,)
+        log10 of the observed wavelengths in Å.
+    one : TemplateSet
+        The set.
+    redshift : numpy.ndarray, shape (n_object,)
+        Where the scan had its minimum; NaN for none.
+    limits : tuple of float
+        Lowest and highest redshift of the scan, where the refinement stops.
+    is_near : numpy.ndarray, shape (n_object,), bool, optional
+        Minima to refine to the end; the others, which cannot win, only by the first parabola. All by default.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_object, 5), float64
+        Redshift; its error (where χ² is 1 above the minimum); -2 ln evidence (χ² for free amplitudes); mean of the
+        model over the weights; and 1 where the χ² curve has a minimum there.
+    """
+    out = np.full((len(flux), 5), np.nan)
+    vectors, log_step = _fine_vectors(one)
+    n_turns = np.where(np.ones(len(flux), bool) if is_near is None else is_near, _N_TURNS, 1)
+    prior = np.asarray(one.prior_err, "float64")
+    step = LOG_BIN * one.scan_stride / 2
+    low, high = (np.log10(1 + limit) for limit in limits)
+    _refine(
+        np.ascontiguousarray(flux), np.ascontiguousarray(weight), log_wavelength, vectors, prior, one.log_first,
+        log_step, np.log10(1 + redshift), low, high, step, n_turns, out,
+    )  # fmt: skip
+    return out
+
+
+def chi2_at(flux, weight, log_wavelength, one, redshift):
+    """Return the χ² of one spectrum under one template set at exactly this redshift.
+
+    Parameters
+    ----------
+    flux, weight : numpy.ndarray, shape (n_wavelength,), float32
+        As `clean_spectra` gives them.
+    log_wavelength : numpy.ndarray, shape (n_wavelength,)
+        log10 of the observed wavelengths in Å.
+    one : TemplateSet
+        The set.
+    redshift : float
+        Where.
+
+    Returns
+    -------
+    float
+        -2 ln evidence; χ² for templates with free amplitudes.
+    """
+    good = weight > 0
+    root = np.sqrt(weight[good].astype("float64"))
+    scaled = root * flux[good]
+    vectors, log_step = _fine_vectors(one)
+    room = np.empty((len(one.vectors), root.size)), np.empty(root.size, "int64"), np.empty(root.size)
+    gain = evidence(
+        scaled, root, log_wavelength[good], vectors, np.asarray(one.prior_err, "float64"), one.log_first, log_step,
+        np.log10(1 + redshift), *room,
+    )[0]  # fmt: skip
+    return float(scaled @ scaled - gain)
+
+
+@lru_cache(maxsize=64)
+def _fine_vectors(one):
+    """Return the vectors on a finer grid, by splines: between close points, straight lines leave χ² smooth."""
+    n_finer = max(1, round(one.log_step / _FINE_STEP))
+    place = np.arange((one.vectors.shape[1] - 1) * n_finer + 1) / n_finer
+    spline = CubicSpline(np.arange(one.vectors.shape[1]), one.vectors, axis=1)
+    return np.ascontiguousarray(spline(place)), one.log_step / n_finer
+
+
+@njit(nogil=True, cache=True)
+def evidence(flux, root, log_wavelength, vectors, prior, log_first, log_step, log_shift, buffer, before, after):
+    """Return Σ w f² less -2 ln evidence of one spectrum at one redshift, and the mean of the model.
+
+    `flux` (in sigma), `root` (the root of the weight) and `log_wavelength` hold the good pixels only; `vectors` has
+    shape (n_vector, n_rest); `buffer`, `before` and `after` are room for (n_vector, n_pixel) and twice n_pixel.
+    """
+    n, n_rest = vectors.shape
+    for p in range(len(flux)):
+        place = (log_wavelength[p] - log_shift - log_first) / log_step
+        place = min(max(place, 0.0), n_rest - 1.000001)
+        before[p] = int(place)
+        after[p] = root[p] * (place - before[p])
+    for k in range(n):
+        own = vectors[k]
+        for p in range(len(flux)):
+            i = before[p]
+            buffer[k, p] = root[p] * own[i] + after[p] * (own[i + 1] - own[i])
+    normal = np.dot(buffer, buffer.T)
+    amplitude = np.dot(buffer, flux)
+    is_forbidden = amplitude[0] <= 0 and np.isfinite(prior).any()
+    gain = _add_priors(normal, amplitude[0], prior)
+    gain += _solve(normal, amplitude, np.isfinite(prior).any())
+    if is_forbidden:
+        return 0.0, -1.0
+    return gain, np.dot(amplitude, np.dot(buffer, root)) / np.dot(root, root)
+
+
+@njit(nogil=True, cache=True)
+def _add_priors(normal, first, prior):
+    """Add the precision of the priors to the normal matrix, in place; return the sum of its logarithms."""
+    scale = max(normal[0, 0], 1e-30)
+    amplitude2 = max(first / scale, _MIN_SIGNIFICANCE / np.sqrt(scale)) ** 2
+    total = 0.0
+    for k in range(len(prior)):
+        normal[k, k] = normal[k, k] * (1 + _RIDGE) + 1e-20
+        if prior[k] < np.inf:
+            precision = 1 / (amplitude2 * prior[k] ** 2)
+            normal[k, k] += precision
+            total += np.log(precision)
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _solve(normal, right, with_volume):
+    """Solve by Cholesky's method: `right` becomes the solution; return what it explains, less ln of the determinant."""
+    n = len(right)
+    gain = 0.0
+    for i in range(n):
+        for j in range(i):
+            for k in range(j):
+                normal[i, j] -= normal[i, k] * normal[j, k]
+            normal[i, j] /= normal[j, j]
+            normal[i, i] -= normal[i, j] ** 2
+            right[i] -= normal[i, j] * right[j]
+        pivot = max(normal[i, i], 1e-30)
+        if with_volume:
+            gain -= np.log(pivot)
+        normal[i, i] = np.sqrt(pivot)
+        right[i] /= normal[i, i]
+        gain += right[i] ** 2
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            right[i] -= normal[k, i] * right[k]
+        right[i] /= normal[i, i]
+    return gain
+
+
+@njit(nogil=True, cache=True)
+def _refine(flux, weight, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, out):
+    for i in range(len(flux)):
+        good = weight[i] > 0
+        n = np.count_nonzero(good)
+        if n == 0 or not np.isfinite(start[i]):
+            continue
+        root = np.sqrt(weight[i][good].astype(np.float64))
+        own_flux, own_log = root * flux[i][good], log_wavelength[good]
+        room = np.empty((len(vectors), n)), np.empty(n, np.int64), np.empty(n)
+        shift, err, is_minimum = start[i], np.nan, 1.0
+        if low < high:
+            shift, bend = _minimum(
+                own_flux, root, own_log, vectors, prior, log_first, log_step, shift, low, high, step, n_turns[i], room
+            )
+            is_minimum = 1.0 if bend > 0 else 0.0
+            # χ² is 1 above its minimum where bend x² = 1
+            err = 10**shift * _LN10 / np.sqrt(bend) if bend > 0 else np.nan
+        gain, mean = evidence(own_flux, root, own_log, vectors, prior, log_first, log_step, shift, *room)
+        out[i, 0], out[i, 1], out[i, 2] = 10**shift - 1, err, np.dot(own_flux, own_flux) - gain
+        out[i, 3], out[i, 4] = mean, is_minimum
+
+
+@njit(nogil=True, cache=True)
+def _minimum(flux, root, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, room):
+    """Find the best log10(1 + redshift), and half the curvature there: parabolas through three points, ever finer."""
+    gains = np.empty(3)
+    centre, bend = start, 0.0
+    for turn in range(n_turns):
+        width = step if turn == 0 else step / 4
+        centre = min(max(centre, low + width), high - width)
+        for k in range(3):
+            shift = centre + (k - 1) * width
+            gains[k] = evidence(flux, root, log_wavelength, vectors, prior, log_first, log_step, shift, *room)[0]
+        bend = (2 * gains[1] - gains[0] - gains[2]) / (2 * width**2)
+        move = (gains[2] - gains[0]) / (4 * width * bend) if bend > 0 else width * (np.argmax(gains) - 1)
+        # a parabola says nothing far from its points
+        move = min(max(move, -2 * width), 2 * width)
+        centre += move
+        if turn > 0 and abs(move) <= width:
+            break
+    return min(max(centre, low), high), bend
