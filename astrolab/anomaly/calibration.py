@@ -95,7 +95,7 @@ def _compare(place, values, tree, fits):
 
 
 def equal_tails(scores):
-    """Bring scores with differently heavy upper tails onto one scale, so that their maximum favours none.
+    """Bring scores with differently heavy upper tails onto one scale, so that their sum favours none.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ def score_anomalies(model, spectra, *, seed=0):
     Three scores, each in robust standard deviations above the object's peers (the objects nearest in redshift, S/N and
     number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_band`` (the strongest residual in windows of 1,
     4, 16 and 64 rest-grid pixels) and ``score_isolation`` (isolation forest on the latent vectors). ``anomaly_score``
-    is the largest of the three.
+    is their sum over √3 (Stouffer et al. 1949): as wide as one of them where the three are independent.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def _add_scores(table, wavelength, n_latent, seed):
     table["band_wavelength"] = 0.5 * (wavelength[first] + wavelength[first + widths - 1])
     table["band_width"] = widths * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
     table[list(_SCORES)] = table[list(_SCORES)].astype("float32")
-    table["anomaly_score"] = table[list(_SCORES)].max(axis=1)
+    table["anomaly_score"] = table[list(_SCORES)].sum(axis=1) / np.float32(len(_SCORES) ** 0.5)
 
 
 def _check_grid(model, spectra):
