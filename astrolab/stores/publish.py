@@ -63,9 +63,7 @@ def publishing(path, *, overwrite=False):
 def _uploading(url, overwrite):
     fs, inside = fsspec.core.url_to_fs(url)
     if fs.exists(f"{inside}/zarr.json") and not overwrite:
-        raise StoreError(
-            f"there is a store at '{url}' already; give another path, or overwrite=True (--overwrite)."
-        )
+        raise StoreError(f"there is a store at '{url}' already; give another path, or overwrite=True (--overwrite).")
     with tempfile.TemporaryDirectory(prefix="astrolab-") as folder:
         yield Path(folder) / "store"
         if overwrite and fs.exists(inside):
