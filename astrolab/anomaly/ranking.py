@@ -159,16 +159,18 @@ def _add_scores(table, wavelength, n_latent, seed):
     """Add calibrated scores, their combination and where the strongest residual is, in place."""
     latent = table[[f"latent_{i}" for i in range(n_latent)]].to_numpy()
     bands = table[[f"band_{width}" for width in BAND_WIDTHS]].to_numpy()
-    raw = np.column_stack([table["log_chi2"], isolation_score(latent, seed), np.log1p(np.abs(bands))])
+    raw = {"score_chi2": table["log_chi2"], "score_isolation": isolation_score(latent, seed)}
+    n_single = len(raw)
+    raw |= {f"score_band_{width}": np.log1p(np.abs(table[f"band_{width}"])) for width in BAND_WIDTHS}
     matched = np.column_stack([table["redshift"], table["snr_rest"], table["n_good"]])
-    calibrated = equal_tails(peer_scores(raw, matched, seed))
-    best = np.argmax(calibrated[:, 2:], axis=1)
-    at = table[[f"band_at_{width}" for width in BAND_WIDTHS]].to_numpy()
+    calibrated = equal_tails(peer_scores(np.column_stack(list(raw.values())), matched, seed))
+    best = np.argmax(calibrated[:, n_single:], axis=1)
     rows, widths = np.arange(len(table)), np.array(BAND_WIDTHS)[best]
-    first = at[rows, best].astype(int)
+    first = table[[f"band_at_{width}" for width in BAND_WIDTHS]].to_numpy()[rows, best].astype(int)
+    for j, name in enumerate(list(raw)[:n_single]):
+        table[name] = calibrated[:, j]
+    table["score_band"] = calibrated[:, n_single:].max(axis=1)
     table["chi2"] = np.exp(table["log_chi2"])
-    table["score_chi2"], table["score_isolation"] = calibrated[:, 0], calibrated[:, 1]
-    table["score_band"] = calibrated[:, 2:].max(axis=1)
     table["band_sigma"] = bands[rows, best]
     table["band_wavelength"] = 0.5 * (wavelength[first] + wavelength[first + widths - 1])
     table["band_width"] = widths * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
