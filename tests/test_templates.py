@@ -70,6 +70,8 @@ def small_survey(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("survey")
     spectra = al.simulate_survey(80, seed=1)
+    # a few redshifts as no fit would give them, for reports on what disagrees
+    spectra["redshift"].values[[5, 25, 45]] += 0.3
     al.save_spectra(spectra, root / "spectra.zarr")
     write_desi_files(spectra.isel(object=slice(12)), root / "desi")
     (root / "desi" / "coadd-page.fits").write_text("<html>not a FITS file</html>")
