@@ -211,3 +211,20 @@ def test_a_model_travels_to_a_worker_in_few_megabytes(vae):
     described, weights = model_to_bytes(vae)
     assert described[0] == "VAE"
     assert len(weights) < 10e6
+
+
+def test_a_grid_narrower_than_the_widest_band_is_refused(rest_quasars):
+    with pytest.raises(al.SchemaError, match="63 pixels, expected at least 64"):
+        al.score_anomalies(al.VAE(n_wavelength=63), rest_quasars.isel(wavelength_rest=slice(0, 63)))
+
+
+def test_the_narrowest_grid_that_is_allowed_is_ranked(rest_quasars):
+    spectra = rest_quasars.isel(wavelength_rest=slice(100, 164))
+    ranking, not_ranked = al.score_anomalies(al.VAE(n_wavelength=64), spectra)
+    assert len(ranking) + len(not_ranked) == 300
+    assert len(ranking) > 0
+
+
+def test_a_ranking_of_other_spectra_is_refused(vae, rest_quasars, ranking):
+    with pytest.raises(ValueError, match="is not among the spectra"):
+        al.attach_spectra(vae, rest_quasars.isel(object=slice(0, 20)), ranking.head(50))

@@ -41,13 +41,13 @@ def score_anomalies(model, spectra, *, seed=0):
         survey, ra, dec (deg), redshift, spectype, snr, anomaly_score, anomaly_rank, reasons, the three scores,
         ``band_*`` (where the strongest residual is) and ``latent_i``. No score is NaN.
     not_ranked : pandas.DataFrame
-        ``targetid`` and ``reason`` of each object without a place in the ranking: no redshift, or fewer than 50 good
-        pixels on the rest grid.
+        ``targetid`` and ``reason`` of each object without a place in the ranking: no redshift, fewer than 50 good
+        pixels on the rest grid, or scores that are not finite.
 
     Raises
     ------
     SchemaError
-        If the spectra are not in the rest frame or not on the model's grid.
+        If the spectra are not in the rest frame or not on the model's grid, or that has fewer than 64 pixels.
     ValueError
         If no object can be ranked.
 
@@ -135,8 +135,19 @@ def attach_spectra(model, spectra, ranking, **attrs):
     -------
     xarray.Dataset
         As `rank_anomalies` describes.
+
+    Raises
+    ------
+    ValueError
+        If a ranked object is not among the spectra.
     """
     index = pd.Index(spectra["targetid"].values).get_indexer(ranking["targetid"])
+    if (index < 0).any():
+        unknown = ranking["targetid"].to_numpy()[index < 0]
+        raise ValueError(
+            f"targetid {unknown[0]} of the ranking is not among the spectra ({len(unknown)} are not), expected the "
+            "spectra that were ranked."
+        )
     # read in the order of the store, then put in the order of the ranking
     top = spectra.isel({OBJECT: np.sort(index)}).compute()
     top = top.isel({OBJECT: np.argsort(np.argsort(index))})
@@ -189,6 +200,11 @@ def _check_grid(model, spectra):
         raise SchemaError(
             f"the spectra have {spectra.sizes[WAVELENGTH_REST]} pixels, the model expects {n_wavelength}; "
             "bring them onto the model's rest grid with to_restframe."
+        )
+    if n_wavelength < max(BAND_WIDTHS):
+        raise SchemaError(
+            f"the rest grid has {n_wavelength} pixels, expected at least {max(BAND_WIDTHS)}, the widest band that is "
+            "scored; take a finer rest_grid."
         )
 
 
