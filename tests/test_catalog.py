@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from astrolab.settings import settings
-from astrolab.stores import catalog as catalog_module
 from astrolab.stores.catalog import CatalogError, open_catalog
+from astrolab.stores.catalog import connection as catalog_module
 
 TARGETID = 2**53 + 1
 

@@ -20,7 +20,7 @@ from astrolab.dashboards.vetting import vetting_app
 from astrolab.dashboards.views import facts_html, nearest_row, sky_links
 from astrolab.plots import ranking_table
 from astrolab.settings import settings
-from astrolab.stores import catalog as catalog_module
+from astrolab.stores.catalog import connection as catalog_module
 from astrolab.stores.catalog import open_catalog
 from astrolab.stores.spectra import save_spectra
 

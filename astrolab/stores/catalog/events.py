@@ -1,0 +1,58 @@
+"""Write one event into an open transaction: a verdict or an undo, always with its audit entry."""
+
+import json
+from dataclasses import fields
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from astrolab.stores.catalog.tables import AUDIT, VERDICTS
+from astrolab.stores.catalog.verdicts import Verdict
+
+# what must be the same where a key is
+_SAID = ("run_id", "targetid", "survey", "user", "label", "comment", "undoes")
+_SAID += ("quality", "flags", "spectype", "redshift")
+
+
+def store_event(connection, row, key, action, user):
+    """Insert a verdict or an undo and its audit entry, unless its key is there; return the `Verdict` that is."""
+    stored = _with_key(connection, row, key)
+    if stored is None:
+        time = datetime.now(UTC)
+        values = insert(connection, VERDICTS).values(row | {"key": key, "time": time})
+        if row["undoes"] is not None:
+            _refuse_second_undo(connection, row["undoes"])
+        # on PostgreSQL another process can have stored the same one since
+        stored = connection.execute(values.on_conflict_do_nothing().returning(VERDICTS)).one_or_none()
+        if stored is None:
+            stored = _with_key(connection, row, key)
+            if stored is None:
+                raise ValueError(f"verdict {row['undoes']} is undone already.")
+        else:
+            details = {} if row["undoes"] is None else {"undoes": row["undoes"]}
+            log(connection, user, action, time, row["run_id"], stored.id, details)
+    return Verdict(**{field.name: getattr(stored, field.name) for field in fields(Verdict)})
+
+
+def log(connection, user, action, time, run_id="", verdict_id=None, details=None):
+    """Write an audit entry: who did what, when, and on which run and verdict."""
+    entry = {"user": user, "action": action, "time": time, "run_id": run_id, "verdict_id": verdict_id}
+    connection.execute(sa.insert(AUDIT).values(entry | {"details": json.dumps(details or {})}))
+
+
+def _with_key(connection, row, key):
+    stored = connection.execute(sa.select(VERDICTS).where(VERDICTS.c.key == key)).one_or_none()
+    if stored is not None and any(getattr(stored, name) != row[name] for name in _SAID):
+        raise ValueError(f"key {key!r} already stands for verdict {stored.id}, expected a new key.")
+    return stored
+
+
+def _refuse_second_undo(connection, verdict_id):
+    if connection.execute(sa.select(VERDICTS.c.id).where(VERDICTS.c.undoes == verdict_id)).first():
+        raise ValueError(f"verdict {verdict_id} is undone already.")
+
+
+def insert(connection, table):
+    """Return an INSERT that can say what to do on a conflict."""
+    return {"sqlite": sqlite, "postgresql": postgresql}[connection.dialect.name].insert(table)
