@@ -308,6 +308,14 @@ def test_confident_answers_on_real_spectra_are_right(labelled):
 
 
 @pytest.mark.real
+def test_bright_real_objects_have_an_error(labelled):
+    """Ripples of χ² near the minimum of bright quasars once hid its curvature."""
+    known = labelled[labelled["truth_class"] != "SKY"]
+    assert np.isfinite(known["redshift_err"]).all()
+    assert not (known["redshift_warning"] & classify.BAD_MINIMUM).any()
+
+
+@pytest.mark.real
 def test_real_desi_quasars(real_data):
     truth = pd.read_csv(real_data / "desi" / "truth.csv").dropna(subset="truth_class").set_index("targetid")
     spectra = al.read_desi(str(real_data / "desi" / "coadd-*.fits"))

@@ -13,6 +13,7 @@ REDSHIFT, REDSHIFT_ERR, CHI2, MEAN_MODEL, IS_MINIMUM = range(5)
 _FINE_STEP = 2.5e-5  # of log10 wavelength: 17 km/s
 _N_TURNS = 5  # at most; two are the rule
 _LN10 = np.log(10.0)
+_WIDEST = 2e-3  # of log10 wavelength: a minimum that no parabola up to this half width (1400 km/s) shows is none
 
 
 def refine_minima(flux, weight, log_wavelength, one, redshift, limits, is_near=None):
@@ -189,7 +190,7 @@ def _refine(flux, weight, log_wavelength, vectors, prior, log_first, log_step, s
 def _minimum(flux, root, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, room):
     """Find the best log10(1 + redshift), and half the curvature there: parabolas through three points, ever finer."""
     gains = np.empty(3)
-    centre, bend = start, 0.0
+    centre, bend, wide = start, 0.0, 0.0
     for turn in range(n_turns):
         width = step if turn == 0 else step / 4
         centre = min(max(centre, low + width), high - width)
@@ -201,6 +202,18 @@ def _minimum(flux, root, log_wavelength, vectors, prior, log_first, log_step, st
         # a parabola says nothing far from its points
         move = min(max(move, -2 * width), 2 * width)
         centre += move
-        if turn > 0 and abs(move) <= width:
+        if turn == 0:
+            wide = bend
+        elif abs(move) <= width:
             break
-    return min(max(centre, low), high), bend
+    # points closer than one sigma tell the ripples of χ², and not its curvature
+    if wide > 0 and bend * width**2 < 1:
+        bend = wide
+    centre = min(max(centre, low), high)
+    while bend <= 0 and step < high - low and step < _WIDEST:
+        step *= 2
+        for k in range(3):
+            shift = centre + (k - 1) * step
+            gains[k] = evidence(flux, root, log_wavelength, vectors, prior, log_first, log_step, shift, *room)[0]
+        bend = (2 * gains[1] - gains[0] - gains[2]) / (2 * step**2)
+    return centre, bend
