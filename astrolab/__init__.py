@@ -28,6 +28,7 @@ _WHERE = {
     "ingest": ["ingest_survey"],
     "runs": ["run_template", "list_templates", "verify_run"],
     "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores", "plot_gallery"],
+    "vetting.campaigns": ["open_campaign"],
     "dashboards.vetting": ["vetting_app"],
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
