@@ -236,13 +236,60 @@ def verify(run_dir: Annotated[Path, typer.Argument(help="A run folder, wherever 
 
 @app.command()
 def vet(
-    run_dir: Annotated[Path, typer.Argument(help="A run folder of rank_anomalies.")],
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders of rank_anomalies.")],
     port: Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.", min=0, max=65535)] = 0,
+    auth: Annotated[
+        Literal["none", "basic", "oauth"], typer.Option(help="Who may come: only you, a password file, OAuth.")
+    ] = "none",
+    users: Annotated[Path | None, typer.Option(help="The password file of --auth basic.")] = None,
 ):
-    """Open a run's ranking in the vetting dashboard."""
-    from astrolab.dashboards.serve import serve_run
+    """Open rankings in the vetting dashboard."""
+    from astrolab.dashboards.serve import serve_runs
 
-    serve_run(run_dir, port=port)
+    serve_runs(run_dirs, port=port, auth=auth, users_path=users)
+
+
+users_app = typer.Typer(help="Say who may vet, and in which role: viewer, vetter, lead or admin.", no_args_is_help=True)
+app.add_typer(users_app, name="users")
+
+
+@users_app.command("add")
+def add_user(
+    name: Annotated[str, typer.Argument(help="The name to log in with.")],
+    file: Annotated[Path, typer.Option(help="The password file; made where there is none.")],
+    role: Annotated[str, typer.Option(help="viewer, vetter, lead or admin.")] = "vetter",
+):
+    """Add a person to a password file, or change them; the password is asked for, or read from stdin."""
+    from getpass import getpass
+
+    from astrolab.vetting.passwords import add_user
+    from astrolab.vetting.roles import check_role
+
+    check_role(role)
+    if sys.stdin.isatty():
+        password = getpass(f"Password for {name}: ")
+        if getpass("Once more: ") != password:
+            raise ValueError("the two passwords differ, expected the same one twice.")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    add_user(file, name, role, password)
+    sys.stdout.write(f"{name} is a {role} in {file}\n")
+
+
+@users_app.command("role")
+def set_role(
+    name: Annotated[str, typer.Argument(help="The name that OAuth gives.")],
+    role: Annotated[str, typer.Argument(help="viewer, vetter, lead or admin.")],
+):
+    """Give a person who logs in by OAuth a role; it is kept in the catalog."""
+    from getpass import getuser
+
+    from astrolab.stores.catalog import open_catalog
+    from astrolab.vetting.roles import check_role
+
+    with open_catalog() as catalog:
+        catalog.set_role(name, check_role(role), by=getuser())
+    sys.stdout.write(f"{name} is a {role}\n")
 
 
 @app.command()

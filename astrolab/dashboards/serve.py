@@ -1,141 +1,73 @@
-"""Serve the vetting page of a run folder, to this machine alone."""
+"""Serve the vetting pages of run folders on this machine's loopback address, to whoever logs in."""
 
 import getpass
-import json
+import os
+import secrets
 import socket
-from dataclasses import dataclass
-from datetime import datetime
-from hashlib import file_digest, sha256
+from html import escape
 from pathlib import Path
 from typing import ClassVar
 
-import pandas as pd
 import panel as pn
-import xarray as xr
 from bokeh.models import CustomJS
 from panel.template import VanillaTemplate
 
+from astrolab.dashboards.login import oauth_login, password_login
 from astrolab.dashboards.state import VettingState
 from astrolab.dashboards.vetting import vetting_layout
+from astrolab.plots import ranking_table
+from astrolab.runs.manifest import verify_run
 from astrolab.stores.catalog import open_catalog
-from astrolab.stores.spectra import open_spectra
+from astrolab.vetting.campaigns import open_campaign
+from astrolab.vetting.run_folder import RunFolderError, open_run
 
 HOST = "127.0.0.1"
+AUTH = ("none", "basic", "oauth")
 
 
-class RunFolderError(ValueError):
-    """A folder is not a run whose ranking can be vetted."""
+def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=False):
+    """Serve the vetting pages of run folders on this machine's loopback address, until interrupted.
 
-
-@dataclass(frozen=True)
-class VettableRun:
-    """What the page needs of a run folder.
-
-    Attributes
-    ----------
-    run_id : str
-        The run's own name, the same wherever its folder lies: template, start, and a hash of its record.
-    ranked : xarray.Dataset
-        The strangest objects with their spectra, in rank order.
-    ranking : pandas.DataFrame
-        Every ranked object.
-    model_version : str
-        The first 12 digits of the sha256 of the model's weights; empty where there are none.
-    """
-
-    run_id: str
-    ranked: xr.Dataset
-    ranking: pd.DataFrame
-    model_version: str
-
-
-def open_run(run_dir):
-    """Open the products of a run of ``rank_anomalies``.
+    Prints the address once it answers. Every browser tab is a session of its own; verdicts are stored in the catalog
+    under the run's id and the name of the login. For people elsewhere, put a web server with TLS in front and name its
+    host in ``BOKEH_ALLOW_WS_ORIGIN``.
 
     Parameters
     ----------
-    run_dir : path-like
-        The run folder.
-
-    Returns
-    -------
-    VettableRun
-        Spectra lazy, tables in memory.
-
-    Raises
-    ------
-    RunFolderError
-        If something is missing; it says what, and what to type.
-    StoreError
-        If the spectra cannot be read.
-    """
-    run_dir = Path(run_dir)
-    for name in ("run.json", "ranking.parquet", "top.zarr"):
-        if not (run_dir / name).exists():
-            what = f"has no {name}" if run_dir.is_dir() else "is not a folder"
-            raise RunFolderError(
-                f"'{run_dir}' {what}, expected the folder of a finished run; "
-                "make one: astrolab run rank_anomalies -p spectra_path STORE, then: astrolab vet RUN_DIR"
-            )
-    record = (run_dir / "run.json").read_bytes()
-    about = _read_record(run_dir, record)
-    weights_path = run_dir / "model" / "weights.safetensors"
-    model_version = ""
-    if weights_path.exists():
-        with weights_path.open("rb") as file:
-            model_version = file_digest(file, "sha256").hexdigest()[:12]
-    return VettableRun(
-        run_id=f"{about['template']} {about['started']} {sha256(record).hexdigest()[:8]}",
-        ranked=open_spectra(run_dir / "top.zarr"),
-        ranking=pd.read_parquet(run_dir / "ranking.parquet"),
-        model_version=model_version,
-    )
-
-
-def _read_record(run_dir, record):
-    try:
-        about = json.loads(record)
-        started = datetime.fromisoformat(about["started"]).isoformat()
-        if not about["template"].isidentifier():  # it becomes part of a page
-            raise ValueError(about["template"])
-        return {"template": about["template"], "started": started}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(
-            f"'{run_dir}/run.json' is not the record of a run, expected a folder that 'astrolab run' made."
-        ) from error
-
-
-def serve_run(run_dir, port=0, open_browser=False):
-    """Serve the vetting page of a run folder on this machine's loopback address, until interrupted.
-
-    Prints the page's address once it answers. Every browser tab is a session of its own; verdicts are stored in the
-    catalog under the run's id and the login name.
-
-    Parameters
-    ----------
-    run_dir : path-like
-        A run folder of ``rank_anomalies``.
+    run_dirs : list of path-like
+        Run folders of ``rank_anomalies``; several are listed on the first page.
     port : int, optional
         0 takes a free one.
+    auth : {"none", "basic", "oauth"}, optional
+        Without a login, everybody on this machine is the person who started the server, with every right. With
+        ``"basic"``, people are in the password file; with ``"oauth"``, Panel's settings say who logs them in (see
+        `astrolab.dashboards.login.oauth_login`) and the catalog who they are: a viewer, unless ``astrolab users role``
+        said more.
+    users_path : path-like, optional
+        The password file of ``"basic"``.
     open_browser : bool, optional
         Open the page in the default browser.
 
     Raises
     ------
     RunFolderError
-        If the folder is not such a run.
+        If a folder is not such a run, or does not match its manifest.
     StoreError
         If its spectra cannot be read.
     CatalogError
-        If the catalog of labels cannot be opened.
+        If the catalog of verdicts cannot be opened.
+    ValueError
+        If the login is not configured.
     OSError
         If the port is taken.
     """
-    run = open_run(run_dir)
+    runs = [open_verified(run_dir) for run_dir in run_dirs]
+    login = _login(auth, users_path)
     with open_catalog() as catalog:
+        role_of = getattr(login.get("auth_provider"), "role_of", lambda user: catalog.role_of(user) or "viewer")
         port = _free_port(port)
         server = pn.serve(
-            {"/": lambda: page(run, catalog, user=getpass.getuser())},
+            _pages(runs, catalog, role_of if login else None),
             address=HOST,
             port=port,
             websocket_origin=[f"{HOST}:{port}", f"localhost:{port}"],
@@ -143,6 +75,7 @@ def serve_run(run_dir, port=0, open_browser=False):
             show=open_browser,
             start=False,
             verbose=False,
+            **login,
         )
         server.start()
         # the loop runs this only when it runs, and then it answers
@@ -155,23 +88,107 @@ def serve_run(run_dir, port=0, open_browser=False):
             server.stop()
 
 
-def page(run, catalog, user):
+def serve_run(run_dir, port=0, **options):
+    """Serve the vetting page of one run folder, see `serve_runs`."""
+    serve_runs([run_dir], port, **options)
+
+
+def open_verified(run_dir):
+    """Open a run folder whose files match its manifest.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run folder.
+
+    Returns
+    -------
+    astrolab.vetting.run_folder.VettableRun
+
+    Raises
+    ------
+    RunFolderError
+        If it is not such a run, or a file of it has changed.
+    """
+    run = open_run(run_dir)
+    problems = verify_run(run_dir) if (Path(run_dir) / "manifest.json").exists() else []
+    if problems:
+        raise RunFolderError(
+            f"'{run_dir}' does not match its manifest ({problems[0].path}: {problems[0].what}), expected the files "
+            f"that the run wrote; see all: astrolab verify '{run_dir}'"
+        )
+    return run
+
+
+def _login(auth, users_path):
+    """Return the options of `panel.serve` that ask for a login; none for none."""
+    if auth not in AUTH:
+        raise ValueError(f"auth is {auth!r}, expected one of: {', '.join(AUTH)}.")
+    if (auth == "basic") != (users_path is not None):
+        raise ValueError(
+            f"--auth {auth} was given {'a' if users_path else 'no'} password file, expected --auth basic --users FILE; "
+            "make one: astrolab users add NAME --role vetter --file FILE"
+        )
+    if auth == "none":
+        return {}
+    if "*" in os.environ.get("BOKEH_ALLOW_WS_ORIGIN", ""):
+        raise ValueError("BOKEH_ALLOW_WS_ORIGIN holds '*', which lets every web page in, expected host names.")
+    provider, cookie_secret = password_login(users_path) if auth == "basic" else oauth_login()
+    return {
+        "auth_provider": provider,
+        "cookie_secret": cookie_secret,
+        "sign_sessions": True,  # a token is one that this server made
+        "secret_key": secrets.token_hex(32).encode(),
+        "session_token_expiration": 86_400,  # s: a page left open reconnects the next day too
+    }
+
+
+def _pages(runs, catalog, role_of):
+    """Return the page of each address; without `role_of`, everyone is the login name of this process."""
+    owner = getpass.getuser()
+    campaigns = [
+        open_campaign(catalog, run.run_id, ranking_table(run.ranked), model_version=run.model_version, user=owner)
+        for run in runs
+    ]
+
+    def make_page(run, campaign):
+        user, role = (owner, "admin") if role_of is None else (pn.state.user, role_of(pn.state.user))
+        return page(run, catalog, user, campaign.session(user, role))
+
+    pages = [lambda pair=pair: make_page(*pair) for pair in zip(runs, campaigns, strict=True)]
+    if len(pages) == 1:
+        return {"/": pages[0]}
+    return {"/": lambda: _index(runs)} | {f"/{number}": page for number, page in enumerate(pages, start=1)}
+
+
+def _index(runs):
+    """Return the page that lists the runs of a server."""
+    links = "".join(f'<li><a href="{number}">{escape(run.run_id)}</a></li>' for number, run in enumerate(runs, start=1))
+    template = _Page(title="AstroLab vetting")
+    template.main.append(pn.pane.HTML(f"<h2>Runs to vet</h2><ol>{links}</ol>"))
+    return template
+
+
+def page(run, catalog, user, session=None):
     """Make the page of one session.
 
     Parameters
     ----------
-    run : VettableRun
+    run : astrolab.vetting.run_folder.VettableRun
         What to vet.
     catalog : Catalog
         Where verdicts go.
     user : str
         Whose they are.
+    session : astrolab.vetting.sessions.Session, optional
+        The same person's session: it then stores their verdicts, as far as their role allows.
 
     Returns
     -------
     panel.template.VanillaTemplate
     """
-    state = VettingState(run.ranked, catalog, run_id=run.run_id, user=user, model_version=run.model_version)
+    about = {"run_id": run.run_id, "user": user, "model_version": run.model_version}
+    state = VettingState(run.ranked, catalog, session=session, **about)
     asked = {name: values[0].decode("utf-8", "replace") for name, values in (pn.state.session_args or {}).items()}
     theme = "dark" if asked.get("theme") == "dark" else "default"
     state.targetid = asked.get("targetid", state.targetid)

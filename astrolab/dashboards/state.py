@@ -21,6 +21,8 @@ class VettingState(param.Parameterized):
         Where verdicts are stored, at the moment they are given.
     run_id, user, model_version : str
         What every verdict is stored with.
+    session : astrolab.vetting.sessions.Session, optional
+        The same person's session; without one, verdicts go to the catalog as they are.
 
     Attributes
     ----------
@@ -48,7 +50,7 @@ class VettingState(param.Parameterized):
     message = param.String(default="")
     is_error = param.Boolean(default=False)
 
-    def __init__(self, ranked, catalog, *, run_id, user, model_version=""):
+    def __init__(self, ranked, catalog, *, run_id, user, model_version="", session=None):
         super().__init__()
         self.ranked = ranked
         self.table = ranking_table(ranked)
@@ -56,7 +58,7 @@ class VettingState(param.Parameterized):
             if name not in self.table:
                 raise ValueError(f"ranked has no {name!r}, expected what rank_anomalies(model, spectra) returns.")
         self.run_id, self.user, self.model_version = run_id, user, model_version
-        self._catalog = catalog
+        self._catalog, self._session = catalog, session
         self._row_of = {name: row for row, name in enumerate(self.table["name"])}
         self._spectrum = (None, None)
         self._standing = None  # this user's verdicts that stand, oldest first
@@ -97,15 +99,12 @@ class VettingState(param.Parameterized):
         row = self.current
 
         def store():
-            verdict = self._catalog.add_verdict(
-                self.run_id,
-                int(row["targetid"]),
-                word,
-                user=self.user,
-                survey=str(row.get("survey", "")),
-                comment=self.comment,
-                model_version=self.model_version,
-            )
+            targetid, survey = int(row["targetid"]), str(row.get("survey", ""))
+            if self._session is not None:
+                verdict = self._session.store_verdict(targetid, word, survey=survey, comment=self.comment)
+            else:
+                about = {"user": self.user, "survey": survey, "model_version": self.model_version}
+                verdict = self._catalog.add_verdict(self.run_id, targetid, word, comment=self.comment, **about)
             return verdict, f"stored ✓ {verdict.time:%H:%M:%S} UTC — {row['name']}: {word}"
 
         if self._attempt(store):
@@ -119,7 +118,10 @@ class VettingState(param.Parameterized):
         last = self._standing.iloc[-1]
 
         def store():
-            event = self._catalog.undo(int(last["id"]), user=self.user)
+            if self._session is not None:
+                event = self._session.undo_verdict(int(last["id"]))
+            else:
+                event = self._catalog.undo(int(last["id"]), user=self.user)
             return event, f"undone ✓ {event.time:%H:%M:%S} UTC — {last['targetid']}: {last['label']}"
 
         if self._attempt(store):
@@ -129,7 +131,7 @@ class VettingState(param.Parameterized):
         """Store something; the message is set only when it is committed, or has failed."""
         try:
             _, message = store()
-        except (CatalogError, ValueError) as error:
+        except (CatalogError, PermissionError, ValueError) as error:
             self.param.update(message=f"NOT stored: {error}", is_error=True)
             return False
         self._read_labels()
@@ -137,8 +139,8 @@ class VettingState(param.Parameterized):
         return True
 
     def _read_labels(self):
-        events = self._catalog.verdicts(self.run_id)
-        mine = events[(events["user"] == self.user) & events["undoes"].isna()]
+        events = self._catalog.verdicts(self.run_id, user=self.user)
+        mine = events[events["undoes"].isna()]
         taken_back = events["undoes"].dropna()
         self._standing = mine[~mine["id"].isin(taken_back)]
         current = mine[mine["is_current"]]

@@ -41,10 +41,11 @@ def open_campaign(catalog, run_id, ranking, *, model_version="", user="", audit_
 
     Examples
     --------
+    >>> from tempfile import TemporaryDirectory
     >>> import pandas as pd
     >>> from astrolab.stores.catalog import open_catalog
     >>> ranking = pd.DataFrame({"targetid": [2**53 + 1, 2**53 + 3], "anomaly_rank": [1, 2]})
-    >>> with open_catalog() as catalog:
+    >>> with TemporaryDirectory() as folder, open_catalog(f"sqlite:///{folder}/catalog.db") as catalog:
     ...     campaign = open_campaign(catalog, "run-1", ranking)
     ...     vera = campaign.session("vera", "vetter")
     ...     slot = vera.queue[0]
