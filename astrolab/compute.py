@@ -17,6 +17,9 @@ _ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
 } | {"MALLOC_TRIM_THRESHOLD_": "65536"}
 
+# a task that killed two workers is computed elsewhere: one that kills a worker while it starts would end its nanny
+_FEW_DEATHS = {"distributed.scheduler.allowed-failures": 1}
+
 
 def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_limit="auto"):
     """Start a Dask cluster, or join one, and return its client.
@@ -144,7 +147,7 @@ class ClusterClient(Client):
 def _start_cpu(n_workers, threads_per_worker, memory_limit):
     if n_workers is None:
         n_workers = max(1, CPU_COUNT // threads_per_worker)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": _ONE_THREAD}):
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": _ONE_THREAD, **_FEW_DEATHS}):
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=threads_per_worker,
@@ -167,13 +170,14 @@ def _start_gpu(n_workers, threads_per_worker, memory_limit):
         raise ValueError(
             f'start_cluster(kind="gpu") got n_workers={n_workers}; this machine has {n_gpus} GPUs, one each.'
         )
-    cluster = LocalCUDACluster(
-        n_workers=n_workers,
-        threads_per_worker=threads_per_worker,
-        memory_limit=memory_limit,
-        dashboard_address=":0",
-        silence_logs=logging.ERROR,
-    )
+    with dask.config.set(_FEW_DEATHS):
+        cluster = LocalCUDACluster(
+            n_workers=n_workers,
+            threads_per_worker=threads_per_worker,
+            memory_limit=memory_limit,
+            dashboard_address=":0",
+            silence_logs=logging.ERROR,
+        )
     return ClusterClient(cluster)
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astrolab.runs.paths import MANIFEST, MANIFEST_HASH
+from astrolab.stores.publish import write_whole
 
 _ABOUT_ITSELF = (MANIFEST, MANIFEST_HASH)
 
@@ -82,27 +83,6 @@ def write_manifest(run_dir):
     write_whole(run_dir / MANIFEST, content)
     write_whole(run_dir / MANIFEST_HASH, _hash_line(content))
     return entries
-
-
-def write_whole(path, content):
-    """Write a file so that under its name there is the old content or the new, never a part.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Where.
-    content : bytes
-        What.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def links_in(run_dir):

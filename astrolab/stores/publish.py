@@ -1,11 +1,11 @@
-"""Let a folder appear under its name only when it is complete."""
+"""Let a file or a folder appear under its name only when it is complete."""
 
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
@@ -13,6 +13,47 @@ import fsspec
 
 class StoreError(ValueError):
     """A store is missing, damaged, in the way, or cannot be written."""
+
+
+def write_whole(path, content):
+    """Write a file so that under its name there is the old content or the new, never a part.
+
+    Temporary name, flush to disk, rename, and the same for the folder's entry: it holds when the machine stops, too.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where; its folder is there.
+    content : bytes
+        What.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder read-only: with the path, what was needed and what is free.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise type(error)(error.errno, _why_not_written(path, len(content), error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _why_not_written(path, n_bytes, error):
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free"
+    except OSError:
+        free = "its folder cannot be read"
+    return f"'{path}' cannot be written: {error.strerror} ({n_bytes:,} bytes are needed, {free})"
 
 
 @contextmanager
@@ -87,11 +128,15 @@ def _check_free(final, overwrite):
 
 def _flush(folder):
     for name in [*folder.rglob("*"), folder]:
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(name)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(folder):

@@ -1,0 +1,151 @@
+"""One pass over a survey, chunk by chunk, that loses nothing: each chunk's result is a file as soon as it is there.
+
+After a crash the same pass takes the files that verify and computes the others. A chunk that kills its workers is
+computed again in a process of its own, where the rows that kill it are found and set aside.
+"""
+
+import queue
+import time
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+from distributed import CancelledError, KilledWorker, get_client
+from tqdm.auto import tqdm
+
+from astrolab.stores.chunks import SUFFIX, ChunkError, chunk_key, load_chunk, save_chunk
+from astrolab.stores.isolate import compute_isolated
+
+PATIENCE_SECONDS = 60  # without a worker; a killed one is back in a few
+_CHECK_SECONDS = 2
+_RESUMABLE = "finished chunks are kept: start a cluster, and run the same again."
+
+
+def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, **options):
+    """Apply a function to every chunk of rows on the Dask cluster in use, and gather the results.
+
+    Parameters
+    ----------
+    function : callable
+        Of one block of each array and the options; gives an array of shape ``(n_rows, n_columns)``. The same input
+        gives the same bits.
+    *arrays : dask.array.Array, shape (n_rows, …)
+        Chunked alike along the first dimension, and not along others.
+    n_columns : int
+        Columns of the result.
+    dtype : str, optional
+        Of the result.
+    chunks_dir : path-like, optional
+        Folder that keeps the result of each chunk in a file as soon as it is computed. What is there already, whole and
+        made of the same input, options and code, is not computed again. The worker writes, or the client where the
+        worker does not see the folder. Without it, nothing is kept.
+    **options
+        For the function; `dask.delayed` values travel once.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_rows, n_columns)
+        NaN in rows that were set aside because they kill the process that computes them (only with `chunks_dir`).
+
+    Raises
+    ------
+    ConnectionError
+        If the scheduler goes away.
+    OSError
+        If a chunk's file cannot be written.
+    """
+    shape = {"chunks": (arrays[0].chunks[0], (n_columns,)), "dtype": dtype, "meta": np.empty((0, 0), dtype)}
+    plain = da.map_blocks(function, *arrays, **options, **shape)
+    if chunks_dir is None:
+        return plain.compute()
+    folder = Path(chunks_dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    n_chunks = plain.numblocks[0]
+    # a Dask name is the hash of all that leads to the array: store, selection, grid, weights, options
+    places = [(folder / f"{i:06d}-of-{n_chunks:06d}{SUFFIX}", chunk_key(plain.name, i)) for i in range(n_chunks)]
+    kept = [_kept(*place) for place in places]
+    missing = [i for i, values in enumerate(kept) if values is None]
+    keeping = dask.delayed([(str(path), key) for path, key in places], traverse=False)
+    tasks = da.map_blocks(_compute_and_save, *arrays, function=function, places=keeping, **options, **shape)
+    tasks = [task for i, task in enumerate(tasks.to_delayed().ravel()) if kept[i] is None]
+    with tqdm(total=n_chunks, initial=n_chunks - len(missing), desc=folder.name, unit="chunk", mininterval=1) as bar:
+        for i, values in _as_they_come(tasks, missing):
+            if values is None:
+                bar.set_postfix_str(f"chunk {i} kills its workers: its rows are computed one by one")
+                some = [array.blocks[i] for array in arrays]
+                values, bad_rows = compute_isolated(function, some, options, (n_columns, dtype))
+                save_chunk(places[i][0], {"values": values}, places[i][1], quarantined=bad_rows)
+            elif not places[i][0].is_file():  # the worker does not see this folder
+                save_chunk(places[i][0], {"values": values}, places[i][1])
+            kept[i] = values
+            bar.update()
+    return np.concatenate(kept)
+
+
+def _kept(path, key):
+    """Return the values of a chunk that was finished; a file that does not verify is removed."""
+    try:
+        found = load_chunk(path, key)
+    except ChunkError:
+        found = None
+    if found is None:
+        path.unlink(missing_ok=True)
+        return None
+    return found[0]["values"]
+
+
+def _compute_and_save(*blocks, function, places, block_id, **options):
+    """In a worker, as one task: it never begins the next chunk before this one is on disk."""
+    values = function(*blocks, **options)
+    path, key = places[block_id[0]]
+    if Path(path).parent.is_dir():
+        save_chunk(path, {"values": values}, key)
+    return values
+
+
+def _as_they_come(tasks, numbers):
+    """Compute chunks and give the number and values of each as it comes; None for one that killed its workers."""
+    try:
+        client = get_client()
+    except ValueError:  # no cluster: this process's threads
+        yield from zip(numbers, dask.compute(*tasks), strict=True)
+        return
+    futures = dict(zip(client.compute(tasks), numbers, strict=True))
+    done = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(done.put)
+    try:
+        for _ in numbers:
+            future = _patiently(done.get, client)
+            yield futures[future], _result(future, client)
+            future.release()
+    finally:
+        client.cancel(list(futures))
+
+
+def _result(future, client):
+    try:
+        return _patiently(future.result, client)
+    except KilledWorker:
+        return None
+    except CancelledError as error:
+        raise ConnectionError(f"the Dask scheduler went away; {_RESUMABLE}") from error
+
+
+def _patiently(get, client):
+    """Call ``get(timeout=…)`` until it gives something, as long as there is a cluster that can give it."""
+    last_seen = time.monotonic()
+    while True:
+        try:
+            return get(timeout=_CHECK_SECONDS)
+        except (queue.Empty, TimeoutError):
+            try:
+                has_workers = bool(client.nthreads())
+            except (OSError, TimeoutError, ValueError) as error:
+                raise ConnectionError(f"the Dask scheduler went away; {_RESUMABLE}") from error
+            last_seen = time.monotonic() if has_workers else last_seen
+            if time.monotonic() - last_seen > PATIENCE_SECONDS:
+                raise ConnectionError(
+                    f"the Dask cluster has had no worker for {PATIENCE_SECONDS} s; {_RESUMABLE}"
+                ) from None
