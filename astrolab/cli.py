@@ -235,6 +235,26 @@ def verify(run_dir: Annotated[Path, typer.Argument(help="A run folder, wherever 
 
 
 @app.command()
+def diff(
+    run_a: Annotated[Path, typer.Argument(help="A run folder of rank_anomalies.")],
+    run_b: Annotated[Path, typer.Argument(help="Another one.")],
+    n_top: Annotated[int, typer.Option(help="Places that count as the top.", min=1)] = 100,
+    out: Annotated[Path | None, typer.Option(help="Write every object in either top to this CSV file.")] = None,
+    is_json: _AsJson = False,
+):
+    """Compare the rankings of two runs: how alike, who entered and left the top, and why."""
+    from astrolab.runs.compare import compare_runs, print_diff, to_json
+
+    found = compare_runs(run_a, run_b, n_top=n_top)
+    if out:
+        found.table.to_csv(out, index=False)
+    if is_json:
+        sys.stdout.write(to_json(found) + "\n")
+    else:
+        print_diff(found, _console())
+
+
+@app.command()
 def vet(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders of rank_anomalies.")],
     port: Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.", min=0, max=65535)] = 0,
