@@ -1,16 +1,15 @@
 """Training: one loop for every model."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from dask.base import tokenize
 from tqdm.auto import tqdm
 
 from astrolab.schema import OBJECT, check_spectra
+from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
 
 # fewer good pixels than this teach a model nothing
 N_GOOD_MIN = 50
@@ -84,7 +83,7 @@ def fit(
     device : str, optional
         ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``. Mixed precision (bfloat16) on a GPU only.
     checkpoint_path : path-like, optional
-        File (safetensors) rewritten after each epoch; when it exists, training goes on from it.
+        File rewritten after each epoch, whole and sealed (`save_chunk`); when it exists, training goes on from it.
     progress : bool, optional
         Show a progress bar.
 
@@ -96,7 +95,8 @@ def fit(
     Raises
     ------
     ValueError
-        If fewer than two usable objects are left to train on, or the checkpoint belongs to another training.
+        If fewer than two usable objects are left to train on, or the checkpoint is damaged or belongs to another
+        training.
 
     Examples
     --------
@@ -120,6 +120,7 @@ def fit(
     model.to(device)
     state = _State(model, learning_rate)
     settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate, "n_train": n_objects}
+    settings["spectra"] = tokenize(parts["train"][0].cpu().numpy(), parts["valid"][0].cpu().numpy())
     if checkpoint_path and Path(checkpoint_path).exists():
         state.load(checkpoint_path, settings)
     batch_size = int(min(batch_size, max(16, n_objects // 20)))
@@ -163,23 +164,20 @@ class _State:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {f"adam.{i}.{key}": value for i, state in moments.items() for key, value in state.items()}
         described = {"history": self.history, "best_loss": self.best_loss, "n_worse": self.n_worse}
-        temporary = Path(f"{path}.tmp")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, temporary, metadata={"training": json.dumps(described | {"settings": settings})})
-        temporary.replace(path)
+        tensors = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        save_chunk(path, tensors, chunk_key(type(self.model).__name__, settings), settings=settings, **described)
 
     def load(self, path, settings):
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("training", "{}"))
+        arrays, described = load_chunk(path)
         if described.get("settings") != settings:
             raise ValueError(
                 f"checkpoint '{path}' belongs to a training with {described.get('settings')}, this one has {settings}; "
                 "delete the file, or give the same parameters."
             )
         parts = {"weights": {}, "best": {}, "adam": {}}
-        for name, tensor in load_file(path).items():
+        for name, array in arrays.items():
             kind, key = name.split(".", 1)
-            parts[kind][key] = tensor
+            parts[kind][key] = torch.from_numpy(array)
         self.model.load_state_dict(parts["weights"])
         self.best = parts["best"]
         state = {}

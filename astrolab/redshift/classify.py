@@ -1,11 +1,14 @@
 """One class and one redshift for every spectrum, with warnings, a probability, and the hypotheses that came next."""
 
+import io
+
 import numpy as np
 import pandas as pd
 from astropy.table import Table
 
 from astrolab.redshift.hypotheses import SAME_VELOCITY, scan_redshifts, velocity_between
 from astrolab.schema import NO_REDSHIFT, WAVELENGTH
+from astrolab.stores.publish import write_whole
 
 # redshift_warning: bits that mean what Redrock's ZWARN means by them, and the schema's NO_REDSHIFT
 SKY = 1 << 0  # the fibre was on sky, or not on a target
@@ -35,7 +38,7 @@ _N_BEST = 5
 TEMPERATURE = 2.0
 
 
-def classify_spectra(spectra, templates=None, *, device="auto"):
+def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None):
     """Give every spectrum a class and a redshift.
 
     Parameters
@@ -47,6 +50,8 @@ def classify_spectra(spectra, templates=None, *, device="auto"):
         As `open_templates` gives them; AstroLab's own by default.
     device : str, optional
         Where the matrix products run: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is one.
+    chunks_dir : path-like, optional
+        Folder that keeps what each chunk gave as soon as it is there: the same call after a crash goes on.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def classify_spectra(spectra, templates=None, *, device="auto"):
     >>> al.classify_spectra(spectra)["redshift_warning"].dtype
     dtype('int64')
     """
-    table = scan_redshifts(spectra, templates, n_best=_N_BEST, device=device)
+    table = scan_redshifts(spectra, templates, n_best=_N_BEST, device=device, chunks_dir=chunks_dir)
     found = {name: column.to_numpy().reshape(-1, _N_BEST) for name, column in table.items()}
     delta = found["chi2"] - found["chi2"][:, :1]
     has_answer = np.isfinite(found["chi2"][:, 0])
@@ -159,7 +164,9 @@ def save_redrock(answers, path):
         },
         meta={"EXTNAME": "REDSHIFTS"},
     )
-    table.write(path, format="fits", overwrite=True)
+    file = io.BytesIO()
+    table.write(file, format="fits")
+    write_whole(path, file.getvalue())
 
 
 def _delta_to_other_redshift(found, delta):

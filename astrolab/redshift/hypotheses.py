@@ -11,6 +11,7 @@ from astrolab.redshift.refine import CHI2, IS_MINIMUM, MEAN_MODEL, REDSHIFT, RED
 from astrolab.redshift.scan import BATCH, best_minima, bin_spectra, clean_spectra, plan_all, scan_batch
 from astrolab.redshift.templates import open_templates
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
+from astrolab.stores.passes import map_chunks
 
 # hypotheses of one class nearer than this are one
 SAME_VELOCITY = 1000.0  # km/s
@@ -24,7 +25,7 @@ _HYPOTHESIS = ("set", "redshift", "redshift_err", "chi2", "flags")
 AT_EDGE, IS_NEGATIVE, NO_MINIMUM = 1, 2, 4
 
 
-def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto"):
+def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_dir=None):
     """Find the best hypotheses of class and redshift for every spectrum.
 
     A coarse scan over all template sets and redshifts as matrix products (`astrolab.redshift.scan`), then a refinement
@@ -41,6 +42,8 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto"):
         Hypotheses to keep for each object.
     device : str, optional
         Where the matrix products run: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is one.
+    chunks_dir : path-like, optional
+        Folder that keeps each chunk's hypotheses as soon as they are there: the same call after a crash goes on.
 
     Returns
     -------
@@ -77,19 +80,18 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto"):
     wavelength = np.asarray(spectra[WAVELENGTH].values, "float64")
     plan_all(templates, wavelength)  # so that templates that do not fit are refused here
     flux, ivar = (_whole_spectra(spectra[name].data) for name in ("flux", "ivar"))
-    n_column = len(_SPECTRUM) + n_best * len(_HYPOTHESIS)
-    block = da.map_blocks(
+    block = map_chunks(
         block_hypotheses,
         flux,
         ivar,
         wavelength=wavelength,
-        templates=dask.delayed(templates, pure=False, traverse=False),
+        templates=dask.delayed(templates, pure=True, traverse=False),
         n_best=n_best,
         device=device,
-        chunks=(flux.chunks[0], (n_column,)),
+        n_columns=len(_SPECTRUM) + n_best * len(_HYPOTHESIS),
         dtype="float64",
-        meta=np.empty((0, 0)),
-    ).compute()
+        chunks_dir=chunks_dir,
+    )
     return _table(block, spectra["targetid"].values, templates, n_best)
 
 
@@ -242,7 +244,8 @@ def velocity_between(redshift, other):
 
 
 def _table(block, targetid, templates, n_best):
-    spectrum = pd.DataFrame(block[:, : len(_SPECTRUM)], columns=_SPECTRUM)
+    # of a row that was set aside (NaN) no pixel counts
+    spectrum = pd.DataFrame(np.nan_to_num(block[:, : len(_SPECTRUM)], posinf=np.inf), columns=_SPECTRUM)
     own = block[:, len(_SPECTRUM) :].reshape(-1, len(_HYPOTHESIS))
     number = np.where(np.isfinite(own[:, 0]), own[:, 0], len(templates)).astype("int64")
     flags = np.nan_to_num(own[:, 4]).astype("int64")
