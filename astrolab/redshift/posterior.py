@@ -1,0 +1,142 @@
+"""How uncertain a redshift is: intervals, a probability density, and a bootstrap over pixels."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.redshift.classify import TEMPERATURE
+from astrolab.redshift.refine import REDSHIFT, refine_minima
+from astrolab.redshift.scan import clean_spectra, plan_scan
+from astrolab.redshift.templates import open_templates
+from astrolab.schema import WAVELENGTH
+
+# what redshifts scatter about the truth by, in km/s: Student's t of (factor of redshift_err, floor added in quadrature,
+# degrees of freedom). The templates are not the objects: lines of quasars shift by hundreds of km/s of their own. Most
+# likely values for 1280 simulated spectra; `python -m benchmarks.redshift` prints the coverage on others.
+SCATTER = {"QSO": (1.14, 59.0, 1.43), "GALAXY": (1.13, 0.0, 2.53), "STAR": (1.0, 0.0, 14.0)}
+
+
+def redshift_intervals(answers, level=0.68):
+    """Return the interval of each redshift that holds the truth with a given probability, if the class is right.
+
+    Parameters
+    ----------
+    answers : pandas.DataFrame
+        As `classify_spectra` gives it: spectype, redshift, redshift_err.
+    level : float, optional
+        Probability, between 0 and 1.
+
+    Returns
+    -------
+    low, high : numpy.ndarray, shape (n_object,)
+        Redshifts; NaN without a redshift or its error. `redshift_err` is widened by what simulated spectra scatter
+        beyond their noise (`SCATTER`), with heavier tails than a Gaussian's. Wrong minima of χ² are not in it: see
+        `redshift_pdf`.
+
+    Raises
+    ------
+    ValueError
+        If the level is no probability.
+
+    Examples
+    --------
+    >>> one = pd.DataFrame({"spectype": ["STAR"], "redshift": [0.0], "redshift_err": [1e-4]})
+    >>> low, high = redshift_intervals(one)
+    >>> bool(low[0] < -1e-4 < 1e-4 < high[0])
+    True
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}, expected a probability between 0 and 1: level=0.68.")
+    redshift = answers["redshift"].to_numpy("float64")
+    scale, freedom = _scatter(answers["spectype"].to_numpy(), redshift, answers["redshift_err"].to_numpy("float64"))
+    half = scale * student.ppf(0.5 + level / 2, freedom)
+    return redshift - half, redshift + half
+
+
+def redshift_pdf(hypotheses, redshift=None):
+    """Return the probability density of the redshift of one object, from the minima of its χ².
+
+    Every hypothesis is one peak: as heavy as its -2 ln evidence says (see `classify_spectra` for the temperature), and
+    as wide as its χ² curve and the scatter of simulated spectra say.
+
+    Parameters
+    ----------
+    hypotheses : pandas.DataFrame
+        Rows of one object, from `scan_redshifts`.
+    redshift : array_like, shape (n,), optional
+        Where; by default a grid that is fine about every peak.
+
+    Returns
+    -------
+    pandas.DataFrame
+        redshift; density, per unit redshift, over all; and density_QSO, density_GALAXY, density_STAR.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> pdf = redshift_pdf(al.scan_redshifts(al.simulate_survey(1, seed=3)))
+    >>> bool(0.9 < np.trapezoid(pdf["density"], pdf["redshift"]) < 1.05)
+    True
+    """
+    own = hypotheses[np.isfinite(hypotheses["chi2"]) & np.isfinite(hypotheses["redshift_err"])]
+    centre, chi2 = own["redshift"].to_numpy(), own["chi2"].to_numpy()
+    spectype = own["spectype"].to_numpy()
+    scale, freedom = _scatter(spectype, centre, own["redshift_err"].to_numpy())
+    weight = np.exp(-0.5 / TEMPERATURE * (chi2 - chi2.min(initial=np.inf))) if len(own) else chi2
+    weight = weight / max(weight.sum(), 1e-300)
+    if redshift is None:
+        steps = np.concatenate([-np.geomspace(1e3, 1e-2, 200), [0], np.geomspace(1e-2, 1e3, 200)])
+        redshift = np.unique(np.clip((centre[:, None] + scale[:, None] * steps).ravel(), -0.02, 8))
+    redshift = np.asarray(redshift, "float64")
+    peaks = student.pdf((redshift[:, None] - centre) / scale, freedom) / scale * weight
+    table = {"redshift": redshift, "density": peaks.sum(axis=1)}
+    return pd.DataFrame(table | {f"density_{name}": peaks[:, spectype == name].sum(axis=1) for name in SCATTER})
+
+
+def bootstrap_redshift(spectrum, spectype, subtype, redshift, *, n_draws=100, seed=0, templates=None):
+    """Draw redshifts of one spectrum by a bootstrap over its pixels.
+
+    Each draw gives every good pixel a random weight (Poisson, mean 1) and refines the minimum again: what scatters is
+    the noise as it is, stated or not, and what single pixels of bad templates do.
+
+    Parameters
+    ----------
+    spectrum : xarray.Dataset
+        One object (``spectra.isel(object=[i])``), observed frame; pixels with ``ivar == 0`` do not count.
+    spectype, subtype : str
+        The template set, as in the answer.
+    redshift : float
+        The answer.
+    n_draws, seed : int, optional
+        How many, and of which random numbers.
+    templates : sequence of TemplateSet, optional
+        AstroLab's own by default.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_draws,)
+        Redshifts; their standard deviation is the error.
+
+    Raises
+    ------
+    ValueError
+        If there is no such template set.
+    """
+    sets = {(one.spectype, one.subtype): one for one in (open_templates() if templates is None else templates)}
+    if (spectype, subtype) not in sets:
+        names = ", ".join(f"{a} {b}".strip() for a, b in sets if a)
+        raise ValueError(f"there is no template set '{spectype} {subtype}', expected one of: {names}.")
+    one = sets[spectype, subtype]
+    wavelength = np.asarray(spectrum[WAVELENGTH].values, "float64")
+    flux, weight, _ = clean_spectra(*(np.atleast_2d(spectrum[name].values) for name in ("flux", "ivar")), wavelength)
+    count = np.random.default_rng(seed).poisson(1.0, (n_draws, weight.shape[1]))
+    limits = plan_scan(one, wavelength).redshift[[-1, 0]]
+    copies = np.repeat(flux, n_draws, axis=0), (weight * count).astype("float32")
+    return refine_minima(*copies, np.log10(wavelength), one, np.full(n_draws, float(redshift)), limits)[:, REDSHIFT]
+
+
+def _scatter(spectype, redshift, redshift_err):
+    """Scale (in redshift) and degrees of freedom of Student's t for each redshift."""
+    factor, floor, freedom = np.array([SCATTER.get(name, (np.nan, np.nan, 1.0)) for name in spectype]).reshape(-1, 3).T
+    return np.hypot(factor * redshift_err, floor / SPEED_OF_LIGHT * (1 + redshift)), freedom

@@ -1,0 +1,186 @@
+"""Broad absorption: where quasar templates stand above the spectrum, how much, and redshifts fitted without it."""
+
+import numpy as np
+from scipy.ndimage import binary_dilation, uniform_filter1d
+
+from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.redshift.line_fits import NOT_VISIBLE, absorption_index
+from astrolab.redshift.refine import CHI2, REDSHIFT, REDSHIFT_ERR, _fine_vectors, refine_minima
+from astrolab.redshift.scan import _MIN_SIGNIFICANCE, _RIDGE
+from astrolab.redshift.templates import open_templates
+
+C_IV = 1549.06
+# lines whose outflow absorbs (Å), and how fast it may be
+_ABSORBERS = (1033.8, 1215.67, 1240.14, 1396.76, 1549.06, 1857.4, 2798.75)
+_FASTEST, _SLOWEST = 27_000.0, 500.0  # km/s, blueward
+_DEPTH, _SIGMAS = 0.12, 3.0  # a trough is this deep, in part of the model and in sigma of the smoothed residual
+_SMOOTH = 1000.0  # km/s over which residuals are averaged
+_SHORTEST = 1500.0  # km/s
+_MARGIN = 500.0  # km/s on either side of a trough, left out too
+_N_TURNS = 5
+_TROUGH_PRICE = 20.0  # of χ²: what a trough must explain to be believed
+_MOST = 0.5  # part of the good pixels that troughs may take
+ABSORPTION = (
+    ("balnicity", "balnicity index of C IV, 3,000 to 25,000 km/s (Weymann et al. 1991)"),
+    ("absorption_index", "absorption index of C IV, 0 to 29,000 km/s (Trump et al. 2006)"),
+)
+
+
+def quasar_set(templates, redshift):
+    """Return the set of ordinary quasars whose range holds a redshift deepest inside, or None."""
+    own = [one for one in templates if one.spectype == "QSO" and one.subtype != "BAL"]
+    room = [min(redshift - one.redshift_min, one.redshift_max - redshift) for one in own]
+    return own[int(np.argmax(room))] if own and max(room) >= 0 else None
+
+
+def fit_quasar(flux, weight, log_wavelength, one, redshift):
+    """Fit templates to one spectrum at one redshift, leaving out what absorption troughs take away.
+
+    Parameters
+    ----------
+    flux, weight : numpy.ndarray, shape (n_wavelength,), float32
+        As `astrolab.redshift.scan.clean_spectra` gives them.
+    log_wavelength : numpy.ndarray, shape (n_wavelength,)
+        log10 of the observed wavelengths in Å.
+    one : TemplateSet
+        The set.
+    redshift : float
+        Where.
+
+    Returns
+    -------
+    flux_model : numpy.ndarray, shape (n_wavelength,)
+        The quasar without troughs.
+    is_trough : numpy.ndarray, shape (n_wavelength,), bool
+        Pixels that were left out: runs of at least 1,500 km/s, 12 per cent deep and significant, blueward of the lines
+        that absorb in outflows.
+    """
+    vectors, log_step = _fine_vectors(one)
+    place = (log_wavelength - np.log10(1 + redshift) - one.log_first) / log_step
+    inside = (place >= 0) & (place < vectors.shape[1] - 1)
+    before = np.clip(place.astype(int), 0, vectors.shape[1] - 2)
+    basis = vectors[:, before] + (place - before) * (vectors[:, before + 1] - vectors[:, before])
+    weight = np.where(inside, weight, 0).astype("float64")
+    step = np.log(10) * SPEED_OF_LIGHT * np.median(np.diff(log_wavelength))
+    may_absorb = _may_absorb(10**log_wavelength / (1 + redshift))
+    is_trough = np.zeros(len(flux), bool)
+    for _ in range(_N_TURNS):
+        flux_model = _fitted(flux, np.where(is_trough, 0, weight), basis, one.prior_err) @ basis
+        found = _runs(flux, weight, flux_model, may_absorb, step)
+        if np.array_equal(found, is_trough):
+            break
+        is_trough = found
+    return flux_model, is_trough
+
+
+def refit_quasar(flux, weight, log_wavelength, templates, redshift):
+    """Refine the redshift of a quasar with its absorption troughs left out.
+
+    Parameters
+    ----------
+    flux, weight, log_wavelength
+        One spectrum, as for `fit_quasar`.
+    templates : sequence of TemplateSet
+        All sets.
+    redshift : float
+        Where to begin.
+
+    Returns
+    -------
+    redshift, redshift_err, chi2 : float
+        -2 ln evidence of the pixels outside the troughs, one for each pixel inside, and a price for each trough: so
+        that redshifts with other troughs can be compared. NaN where no set holds the redshift.
+    """
+    one = quasar_set(templates, redshift)
+    if one is None:
+        return np.nan, np.nan, np.nan
+    limits = one.redshift_min, one.redshift_max
+    for _ in range(2):
+        _, is_trough = fit_quasar(flux, weight, log_wavelength, one, redshift)
+        kept = np.where(is_trough, 0, weight).astype("float32")
+        fit = refine_minima(flux[None], kept[None], log_wavelength, one, np.array([redshift]), limits)[0]
+        redshift = fit[REDSHIFT]
+        if not np.isfinite(redshift):
+            return np.nan, np.nan, np.nan
+    n_masked = np.count_nonzero(is_trough & (weight > 0))
+    if n_masked > _MOST * np.count_nonzero(weight > 0):
+        return np.nan, np.nan, np.nan
+    n_troughs = np.count_nonzero(np.diff(is_trough.astype(int)) == 1) + is_trough[0]
+    return redshift, fit[REDSHIFT_ERR], fit[CHI2] + n_masked + _TROUGH_PRICE * n_troughs
+
+
+def measure_absorption(flux, weight, ivar, wavelength, redshift, templates=None):
+    """Measure balnicity and absorption index of C IV.
+
+    Parameters
+    ----------
+    flux, weight : numpy.ndarray, shape (n_object, n_wavelength), float32
+        As `astrolab.redshift.scan.clean_spectra` gives them, to fit the quasar.
+    ivar : numpy.ndarray, shape (n_object, n_wavelength)
+        As observed, for the errors; 0 = do not use.
+    wavelength : numpy.ndarray, shape (n_wavelength,)
+        Observed frame, vacuum, Å.
+    redshift : numpy.ndarray, shape (n_object,)
+        Of each object.
+    templates : sequence of TemplateSet, optional
+        AstroLab's own by default.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_object, 5), float64
+        Balnicity and its error, absorption index and its error (km/s; noise only, not that of the fitted quasar), and
+        the flag: NaN and 1 where C IV and the 25,000 km/s blueward are not covered.
+    """
+    templates = open_templates() if templates is None else templates
+    log_wavelength = np.log10(wavelength)
+    out = np.full((len(flux), 5), np.nan)
+    out[:, 4] = NOT_VISIBLE
+    for i, z in enumerate(redshift):
+        if not np.isfinite(z) or z <= -1:
+            continue
+        velocity = -SPEED_OF_LIGHT * np.log(wavelength / (C_IV * (1 + z)))
+        good = (ivar[i] > 0) & (velocity > -3000) & (velocity < 29_000)
+        one = quasar_set(templates, z)
+        if one is None or velocity[0] < 25_000 or velocity[-1] > -1000 or np.count_nonzero(good) < 100:
+            continue
+        flux_model, _ = fit_quasar(flux[i], weight[i], log_wavelength, one, z)
+        good &= flux_model > 0.05 * np.median(np.abs(flux_model))
+        ratio = (flux[i] / np.where(good, flux_model, 1))[good][::-1].astype("float64")
+        ratio_err = (1 / (np.sqrt(np.where(good, ivar[i], 1)) * np.where(good, flux_model, 1)))[good][::-1]
+        smooth = uniform_filter1d(ratio, 5, mode="nearest")
+        own = velocity[good][::-1]
+        out[i, :2] = absorption_index(own, smooth, ratio_err, 3000.0, 25_000.0, 0.9, 2000.0, 0.9)
+        out[i, 2:4] = absorption_index(own, smooth, ratio_err, 0.0, 29_000.0, 0.9, 1000.0, 1.0)
+        out[i, 4] = 0
+    return out
+
+
+def _fitted(flux, weight, basis, prior_err):
+    """Amplitudes under the priors of the set: the same system as `astrolab.redshift.refine.evidence` solves."""
+    normal, right = (basis * weight) @ basis.T, basis @ (weight * flux)
+    scale = max(normal[0, 0], 1e-30)
+    amplitude2 = max(right[0] / scale, _MIN_SIGNIFICANCE / np.sqrt(scale)) ** 2
+    precision = np.where(np.isfinite(prior_err), 1 / (amplitude2 * np.asarray(prior_err) ** 2), 0)
+    return np.linalg.solve(normal + np.diag(_RIDGE * np.diag(normal) + precision + 1e-20), right)
+
+
+def _may_absorb(rest):
+    where = np.zeros(len(rest), bool)
+    for line in _ABSORBERS:
+        velocity = -SPEED_OF_LIGHT * np.log(rest / line)
+        where |= (velocity > _SLOWEST) & (velocity < _FASTEST)
+    return where
+
+
+def _runs(flux, weight, flux_model, may_absorb, step):
+    """Return the runs of pixels in which the smoothed spectrum lies below the model, widened by a margin."""
+    width = max(1, round(_SMOOTH / step))
+    total = uniform_filter1d(weight, width, mode="constant")
+    missing = uniform_filter1d(weight * (flux_model - flux), width, mode="constant") / np.maximum(total, 1e-30)
+    sigma = 1 / np.sqrt(np.maximum(total * width, 1e-30))
+    low = may_absorb & (missing > _DEPTH * np.abs(flux_model)) & (missing > _SIGMAS * sigma)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], low.astype(int), [0]])))
+    for first, last in edges.reshape(-1, 2):
+        if (last - first) * step < _SHORTEST:
+            low[first:last] = False
+    return binary_dilation(low, iterations=max(1, round(_MARGIN / step)))
