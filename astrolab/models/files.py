@@ -6,9 +6,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from astrolab.models.classifier import SpectrumClassifier
 from astrolab.models.vae import VAE
 
-MODELS = {"VAE": VAE}
+MODELS = {"VAE": VAE, "SpectrumClassifier": SpectrumClassifier}
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "model.json"
