@@ -170,23 +170,41 @@ def run(
     is_json: _AsJson = False,
 ):
     """Run a template in a run folder of its own."""
-    from astrolab.runs import RunError, find_template, run_template
+    from astrolab.runs import find_template, run_template
 
     pairs = [_pair(text) for text in parameters or []]
     pairs += [("n_workers", str(n_workers))] if n_workers is not None else []
     pairs += [("cluster", cluster)] if cluster is not None else []
     values = find_template(template).parse(pairs)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a batch system's stop is an interrupt: finish the folder
+    _drive(lambda: run_template(template, run_dir=run_dir, **values), is_json)
+
+
+@app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run that was killed, interrupted or failed.")],
+    is_json: _AsJson = False,
+):
+    """Go on with a run in its folder: what is finished there is not done again."""
+    from astrolab.runs import resume_run
+
+    _drive(lambda: resume_run(run_dir), is_json)
+
+
+def _drive(function, is_json):
+    """Call what runs or resumes a template, and show what came of it."""
+    from astrolab.runs import RunError
+
+    # a batch system's stop is an interrupt: finish the folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = run_template(template, run_dir=run_dir, **values)
+        result = function()
     except RunError as error:
         if is_json:
             _print_result(error.result)
         raise
-    except KeyboardInterrupt:
-        sys.stderr.write("astrolab: interrupted; the run folder holds what was done up to there.\n")
+    except KeyboardInterrupt as interrupt:
+        note = "".join(f" {note}" for note in getattr(interrupt, "__notes__", []))
+        sys.stderr.write(f"astrolab: interrupted; the run folder holds what was done up to there.{note}\n")
         raise typer.Exit(130) from None
     if is_json:
         _print_result(result)
@@ -219,6 +237,44 @@ def _strangest(path, n_rows=10):
     for rank, row in enumerate(ranking[columns].itertuples(index=False), start=1):
         table.add_row(str(rank), str(row.targetid), f"{row.redshift:.4f}", f"{row.anomaly_score:.3g}", str(row.reasons))
     return table
+
+
+@app.command()
+def status(
+    run_dir: Annotated[Path | None, typer.Argument(help="A run folder; without it, the newest runs.")] = None,
+    is_json: _AsJson = False,
+):
+    """Say how far a run is, from its files: running, finished, failed, interrupted or killed."""
+    from astrolab.runs.status import list_runs, run_status
+    from astrolab.settings import settings
+
+    folders = list_runs(settings().runs_dir)[:20] if run_dir is None else [run_dir]
+    found = [run_status(folder) for folder in folders]
+    if is_json:
+        content = [one.to_dict() for one in found]
+        sys.stdout.write(json.dumps(content if run_dir is None else content[0]) + "\n")
+        return
+    table = Table("run folder", "state", "step", "done", "chunks/s", "time left", "failed", "quarantined")
+    for one in found:
+        table.add_row(*_status_row(one))
+    _console().print(table if found else f"there is no run in {settings().runs_dir}")
+
+
+def _status_row(one):
+    from astrolab.runs.resume import resume_command
+    from astrolab.runs.status import age
+
+    is_going_on = one.state == "running" and one.seconds_left is not None
+    return (
+        one.run_dir,
+        f"{one.state}: {resume_command(one.run_dir)}" if one.is_resumable else one.state,
+        one.step or one.cell,
+        f"{one.n_done}/{one.n_total}" if one.n_total else "",
+        f"{one.chunks_per_s:.2g}" if is_going_on else "",
+        age(one.seconds_left) if is_going_on else "",
+        str(one.n_failed),
+        str(one.n_quarantined),
+    )
 
 
 @app.command()
@@ -267,6 +323,38 @@ def vet(
     from astrolab.dashboards.serve import serve_runs
 
     serve_runs(run_dirs, port=port, auth=auth, users_path=users)
+
+
+@app.command()
+def verdicts(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder of rank_anomalies.")],
+    format: Annotated[  # noqa: A002 the option's name
+        Literal["csv", "json", "parquet", "fits", "votable", "prospect"],
+        typer.Option(help="Of the table; prospect is the CSV of DESI's visual inspection."),
+    ] = "csv",
+    out: Annotated[Path | None, typer.Option(help="The file to write, by default stdout.")] = None,
+    source: Annotated[Path | None, typer.Option("--import", help="Store the verdicts of this file instead.")] = None,
+):
+    """Print what people said of a run's objects, one row a verdict; or import verdicts made elsewhere."""
+    from astrolab.stores.catalog import open_catalog
+    from astrolab.vetting.exchange import export_verdicts, import_file, verdict_table
+    from astrolab.vetting.run_folder import read_run_id
+
+    run_id = read_run_id(run_dir)
+    with open_catalog() as catalog:
+        if source is not None:
+            n_read, n_new = import_file(catalog, run_dir, source)
+            sys.stdout.write(f"{n_read} verdicts in {source}: {n_new} stored, {n_read - n_new} were there before\n")
+            return
+        content = export_verdicts(verdict_table(catalog.verdicts(run_id)), format)
+    if out is not None:
+        out.write_bytes(content)
+        sys.stderr.write(f"the verdicts are in {out}\n")
+    elif format in ("parquet", "fits") and sys.stdout.isatty():
+        raise ValueError(f"{format} is no text for a terminal, expected --out FILE.")
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
 
 
 users_app = typer.Typer(help="Say who may vet, and in which role: viewer, vetter, lead or admin.", no_args_is_help=True)

@@ -15,11 +15,10 @@ from panel.template import VanillaTemplate
 from astrolab.dashboards.login import oauth_login, password_login
 from astrolab.dashboards.state import VettingState
 from astrolab.dashboards.vetting import vetting_layout
-from astrolab.plots import ranking_table
 from astrolab.runs.manifest import verify_run
 from astrolab.stores.catalog import open_catalog
 from astrolab.vetting.campaigns import open_campaign
-from astrolab.vetting.run_folder import RunFolderError, open_run
+from astrolab.vetting.run_folder import RunFolderError, open_run, ranking_columns
 
 HOST = "127.0.0.1"
 AUTH = ("none", "basic", "oauth")
@@ -147,7 +146,7 @@ def _pages(runs, catalog, role_of):
     """Return the page of each address; without `role_of`, everyone is the login name of this process."""
     owner = getpass.getuser()
     campaigns = [
-        open_campaign(catalog, run.run_id, ranking_table(run.ranked), model_version=run.model_version, user=owner)
+        open_campaign(catalog, run.run_id, ranking_columns(run.ranked), model_version=run.model_version, user=owner)
         for run in runs
     ]
 

@@ -79,6 +79,23 @@ def open_run(run_dir):
     )
 
 
+def ranking_columns(ranked):
+    """Return what a campaign needs to know of the objects that can be looked at.
+
+    Parameters
+    ----------
+    ranked : xarray.Dataset
+        Objects in rank order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        targetid, anomaly_rank, and where they are known survey, program and anomaly_score.
+    """
+    names = ("targetid", "anomaly_rank", "survey", "program", "anomaly_score")
+    return pd.DataFrame({name: ranked[name].values for name in names if name in ranked.coords})
+
+
 def read_run_id(run_dir):
     """Return a run's own name, the same wherever its folder lies: template, start, and a hash of its record.
 

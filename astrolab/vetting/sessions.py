@@ -225,6 +225,42 @@ class Session:
         _check_said(said)
         return self._add(row, label, key, said | {"is_adjudication": True})
 
+    def import_verdicts(self, rows, *, source="", targetids=None):
+        """Store verdicts that were made elsewhere, marked as imported by this person; for leads.
+
+        Parameters
+        ----------
+        rows : list of dict
+            What `astrolab.vetting.exchange.read_verdicts` returns.
+        source : str, optional
+            Where from, for the audit log.
+        targetids : set of int, optional
+            Of the objects that are known, by default those that the run offers.
+
+        Returns
+        -------
+        int
+            How many were not there before; what is imported twice is stored once.
+
+        Raises
+        ------
+        ValueError
+            If one is of an unknown object, or no verdict: then none is stored.
+        """
+        self._require("lead", "import verdicts")
+        known = set(self._campaign.offered["targetid"]) if targetids is None else targetids
+        unknown = sorted({row["targetid"] for row in rows} - known)
+        if unknown:
+            names = ", ".join(map(str, unknown[:3])) + (" …" if len(unknown) > 3 else "")
+            raise ValueError(
+                f"{len(unknown)} objects are not in run {self._campaign.run_id!r}: {names}; nothing is stored."
+            )
+        offered = self._campaign.offered.drop_duplicates("targetid").set_index("targetid")[["survey", "program"]]
+        known = offered.to_dict("index")  # prospect's files do not say the survey
+        run = {"run_id": self._campaign.run_id}
+        rows = [row | (known.get(row["targetid"], {}) if not row.get("survey") else {}) | run for row in rows]
+        return self._campaign.catalog.import_verdicts(rows, imported_by=self.user, source=source)
+
     # --- what an admin does
 
     def set_role(self, user, role):

@@ -103,7 +103,8 @@ class Catalog:
         targetid : int
             The survey's id, exact: never a float.
         label : str, optional
-            One of ``"anomaly"``, ``"regular"``, ``"unsure"``, ``"artefact"``; it may be empty where `quality` is given.
+            One of ``"anomaly"``, ``"regular"``, ``"unsure"``, ``"artefact"``; it may be empty where a
+            quality or the like is given.
         user : str
             Who said it.
         survey, program, spectype, comment, model_version : str, optional
@@ -187,7 +188,7 @@ class Catalog:
         imported_by : str
             Who brings them in.
         source : str, optional
-            Where from; kept in the audit log.
+            Where from; kept in the audit log, in an entry for all of them.
 
         Returns
         -------
@@ -201,8 +202,9 @@ class Catalog:
         CatalogError
             If they could not be stored.
         """
-        now = {"imported_by": imported_by, "undoes": None, "model_version": "", "program": "", "spectype": ""}
-        rows = [now | check_verdict({"survey": "", "comment": ""} | row) for row in rows]
+        texts = dict.fromkeys(("survey", "program", "spectype", "comment", "model_version", "imported_row"), "")
+        now = texts | {"imported_by": imported_by, "undoes": None}
+        rows = [check_verdict(now | row) for row in rows]
 
         def store(connection):
             keys = [row["key"] for row in rows]

@@ -46,6 +46,7 @@ VERDICTS = sa.Table(
     sa.Column("is_audit", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("is_adjudication", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("imported_by", sa.Text, nullable=False, server_default=""),
+    sa.Column("imported_row", sa.Text, nullable=False, server_default=""),  # JSON, as it stood where it came from
     sa.Index("verdicts_of_run", "run_id", "targetid"),
     sa.Index("verdicts_of_user", "run_id", "user"),
     sqlite_autoincrement=True,

@@ -26,7 +26,7 @@ class Verdict:
     user : str
         Who said it.
     label : str
-        One of ``LABELS``; empty in an undo, and where only a quality was given.
+        One of ``LABELS``; empty in an undo, and where only a quality or the like was given.
     comment : str
         Free text, as typed.
     undoes : int or None
@@ -52,6 +52,8 @@ class Verdict:
         A lead's decision where vetters disagree.
     imported_by : str
         Who brought it in from elsewhere; empty for what was said here.
+    imported_row : str
+        JSON of the row as it stood there.
     """
 
     id: int
@@ -75,6 +77,7 @@ class Verdict:
     is_audit: bool = False
     is_adjudication: bool = False
     imported_by: str = ""
+    imported_row: str = ""
 
 
 def check_verdict(row):
@@ -83,7 +86,7 @@ def check_verdict(row):
     Parameters
     ----------
     row : dict
-        Columns of the verdict; `label` or `quality` must be given.
+        Columns of the verdict; it must say something: a label, a quality, or one of the others.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def check_verdict(row):
             raise ValueError(f"{name} is {row[name]!r}, expected a text that is not empty.")
     row |= {
         "targetid": exact_targetid(row["targetid"]),
-        "label": _label(row["label"], row["quality"]),
+        "label": _label(row),
         "quality": _quality(row["quality"]),
         "flags": _flags(row["flags"]),
         "redshift": _number("redshift", row["redshift"], above=-1),
@@ -154,8 +157,10 @@ def exact_targetid(targetid):
     return exact
 
 
-def _label(label, quality):
-    if label in LABELS or (label in ("", None) and quality is not None):
+def _label(row):
+    label, others = row["label"], ("flags", "comment", "spectype")
+    says_more = any(row[name] is not None for name in ("quality", "redshift")) or any(map(row.get, others))
+    if label in LABELS or (label in ("", None) and says_more):
         return label or ""
     raise ValueError(f"label is {label!r}, expected one of: {', '.join(LABELS)}.")
 
@@ -189,7 +194,7 @@ def _number(name, value, above):
 def _check_text(name, value):
     if not isinstance(value, str):
         return
-    if len(value) > COMMENT_LIMIT:
+    if len(value) > COMMENT_LIMIT and name != "imported_row":
         raise ValueError(f"{name} has {len(value):,} characters, expected at most {COMMENT_LIMIT:,}; shorten it.")
     # half a surrogate pair is no UTF-8, and PostgreSQL cannot hold the character NUL
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):

@@ -35,7 +35,8 @@ def _verdict_columns():
     yield sa.Column("seconds_spent", sa.Double)
     for name in ("is_repeat", "is_audit", "is_adjudication"):
         yield sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
-    yield sa.Column("imported_by", sa.Text, nullable=False, server_default="")
+    for name in ("imported_by", "imported_row"):
+        yield sa.Column(name, sa.Text, nullable=False, server_default="")
 
 
 def _create_tables():
