@@ -11,6 +11,7 @@ import astrolab
 from astrolab.compute import gpu_names, why_not_gateway, why_not_gpu
 from astrolab.runs.templates import checkout_dir
 from astrolab.settings import settings
+from astrolab.stores.chunks import code_hash
 
 # what an extra of the distribution brings, and the module that shows it is there
 _EXTRAS = {
@@ -27,9 +28,9 @@ def code_version():
     Returns
     -------
     dict
-        ``astrolab`` (its version) and, in a clone, ``git_commit`` and ``git_is_dirty``.
+        ``astrolab`` (its version), ``sha256`` of its source and, in a clone, ``git_commit`` and ``git_is_dirty``.
     """
-    code = {"astrolab": astrolab.__version__}
+    code = {"astrolab": astrolab.__version__, "sha256": code_hash()}
     root = checkout_dir()
     if root is not None and (root / ".git").exists():
         commit = _git(root, "rev-parse", "HEAD")
@@ -89,7 +90,9 @@ def examine():
 def _examine_code():
     code = code_version()
     commit = (
-        f", git {code['git_commit'][:10]}{' with changes' if code['git_is_dirty'] else ''}" if len(code) > 1 else ""
+        f", git {code['git_commit'][:10]}{' with changes' if code['git_is_dirty'] else ''}"
+        if "git_commit" in code
+        else ""
     )
     versions = package_versions()
     main = ("numpy", "xarray", "zarr", "dask", "torch", "papermill", "panel")

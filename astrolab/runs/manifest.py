@@ -15,7 +15,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astrolab.runs.paths import MANIFEST, MANIFEST_HASH
+from astrolab.runs.paths import DRIVER, MANIFEST, MANIFEST_HASH
+from astrolab.runs.status import damaged_chunks
 from astrolab.stores.publish import write_whole
 
 _ABOUT_ITSELF = (MANIFEST, MANIFEST_HASH)
@@ -31,7 +32,8 @@ class Problem(NamedTuple):
 def verify_run(run_dir):
     """Compare every file of a run folder with its manifest.
 
-    Paths are relative: a folder copied elsewhere still verifies.
+    Paths are relative: a folder copied elsewhere still verifies. Of a run that was killed there is no manifest; then its
+    chunk products are verified, each of which holds its own hash.
 
     Parameters
     ----------
@@ -53,7 +55,8 @@ def verify_run(run_dir):
         raise FileNotFoundError(f"{run_dir} is not a folder, expected a run folder such as 'astrolab run' writes.")
     listed, problems = _read_manifest(run_dir)
     if listed is None:
-        return problems
+        damaged = [Problem(str(path.relative_to(run_dir)), "damaged") for path in damaged_chunks(run_dir)]
+        return problems + damaged
     found = dict(_walk(run_dir))
     for path in sorted(listed.keys() | found.keys()):
         what = _compare(run_dir, path, listed.get(path), found.get(path))
@@ -121,7 +124,7 @@ def hash_file(path):
 def _walk(run_dir):
     """Yield (relative path, whether it is a plain file) of everything but folders, sorted, following no link."""
     for folder, folders, names in os.walk(run_dir, onerror=_raise):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if (folder, name) != (str(run_dir), DRIVER))
         linked = [name for name in folders if Path(folder, name).is_symlink()]
         for name in sorted(names + linked):
             path = Path(folder, name)
@@ -138,7 +141,9 @@ def _read_manifest(run_dir):
     for name in _ABOUT_ITSELF:
         path = run_dir / name
         if path.is_symlink() or not path.is_file():
-            return None, [Problem(name, "missing: the run did not finish, or this is not a run folder")]
+            return None, [
+                Problem(name, "missing: the run did not finish (astrolab resume), or this is not a run folder")
+            ]
     content = (run_dir / MANIFEST).read_bytes()
     if (run_dir / MANIFEST_HASH).read_bytes() != _hash_line(content):
         return None, [Problem(MANIFEST, f"changed: it does not match {MANIFEST_HASH}")]

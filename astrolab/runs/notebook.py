@@ -16,9 +16,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from astrolab.runs.manifest import write_whole
 from astrolab.runs.parameters import INJECTED_TAG, TAG
 from astrolab.runs.progress import CellProgress
+from astrolab.stores.publish import write_whole
 
 KERNEL_START_SECONDS = 120
 KERNEL_LOG = "kernel.log"  # what the kernel's process itself says, kept where it died
@@ -63,7 +63,7 @@ class ThisPython(AsyncKernelManager):
             await super().start_kernel(env=environ, stdout=log, stderr=log, **arguments)
 
 
-def execute(template, values, run_dir, progress):
+def execute(template, values, run_dir, progress, heartbeat):
     """Execute a template with checked values; the executed notebook is left in the run folder.
 
     Parameters
@@ -76,6 +76,8 @@ def execute(template, values, run_dir, progress):
         The run folder, the kernel's working directory.
     progress : bool
         Whether to show progress on stderr.
+    heartbeat : Heartbeat
+        Is told which cell is running.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def execute(template, values, run_dir, progress):
     cells = _with_injected_cell(notebook.cells)
     with CellProgress(cells, progress) as shown:
         try:
-            return _execute(notebook, values, run_dir, part_path, shown)
+            return _execute(notebook, values, run_dir, part_path, shown, heartbeat)
         finally:
             if part_path.exists():
                 _keep(part_path, run_dir / f"{template.name}.ipynb", template)
@@ -109,7 +111,11 @@ def _with_injected_cell(cells):
     return [*cells[:place], nbformat.v4.new_code_cell(metadata={"tags": [INJECTED_TAG]}), *cells[place:]]
 
 
-def _execute(notebook, values, run_dir, part_path, shown):
+def _execute(notebook, values, run_dir, part_path, shown, heartbeat):
+    def start_cell(cell, cell_index):
+        shown.start_cell(cell, cell_index)
+        heartbeat.cell = shown.current
+
     try:
         executed = papermill.execute_notebook(
             notebook,
@@ -121,7 +127,7 @@ def _execute(notebook, values, run_dir, part_path, shown):
             start_timeout=KERNEL_START_SECONDS,
             kernel_manager_class=ThisPython,
             resources={"metadata": {"path": str(run_dir)}},  # the kernel's working directory
-            on_cell_execute=shown.start_cell,
+            on_cell_execute=start_cell,
             stdout_file=shown,
             stderr_file=shown,
         )

@@ -11,6 +11,12 @@ MANIFEST_HASH = "manifest.sha256"
 RUN = "run.json"
 PARAMETERS = "parameters.json"
 CRATE = "ro-crate-metadata.json"
+# of the process that drives the run, gone when it ends
+DRIVER = ".driver"
+LOCK = f"{DRIVER}/lock"
+HEARTBEAT = f"{DRIVER}/heartbeat.json"
+# chunk products and checkpoints, gone when the run has succeeded
+CHUNKS = "chunks"
 BOOKKEEPING = (MANIFEST, MANIFEST_HASH, RUN, PARAMETERS, CRATE)
 
 
@@ -110,7 +116,7 @@ def _check_store(template, path):
 
 
 def _check_output(template, name, value):
-    own = (*BOOKKEEPING, f"{template.name}.ipynb", f"{template.name}.html")
+    own = (*BOOKKEEPING, DRIVER, CHUNKS, f"{template.name}.ipynb", f"{template.name}.html")
     posix, windows = PurePosixPath(value), PureWindowsPath(value)
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in (*posix.parts, *windows.parts)
     if leaves or is_remote(value) or value.startswith("~") or not posix.parts or not value.isprintable():

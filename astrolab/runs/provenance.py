@@ -7,8 +7,9 @@ from pathlib import Path
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from astrolab.runs.manifest import hash_file, write_whole
+from astrolab.runs.manifest import hash_file
 from astrolab.runs.paths import CRATE, is_remote, matching_paths, store_of
+from astrolab.stores.publish import write_whole
 
 # up to here every byte of an input is read; above, the names and sizes of its files and the content of their metadata
 FULL_HASH_BYTES = 2 * 1024**3

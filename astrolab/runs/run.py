@@ -2,16 +2,22 @@
 
 import json
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from astrolab.runs.manifest import links_in, write_manifest, write_whole
+from astrolab.runs.driver import driving
+from astrolab.runs.manifest import links_in, write_manifest
 from astrolab.runs.parameters import check_values
-from astrolab.runs.paths import BOOKKEEPING, PARAMETERS, RUN, check_outputs, resolve_inputs, store_of
+from astrolab.runs.paths import BOOKKEEPING, CHUNKS, PARAMETERS, RUN, check_outputs, resolve_inputs, store_of
+from astrolab.runs.resume import clear, resume_command, what_was_run
+from astrolab.runs.status import damaged_chunks, quarantined_rows, read_record
 from astrolab.runs.templates import find_template
 from astrolab.settings import settings
+from astrolab.stores.publish import write_whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ def run_template(name, *, run_dir=None, progress=True, **parameters):
     Every check comes before a kernel starts: the parameters' names and types, inputs that must be there, outputs that
     must stay inside the run folder. The folder then holds the executed notebook and its HTML, ``parameters.json``,
     the products, ``run.json``, ``ro-crate-metadata.json`` (provenance) and ``manifest.json`` (sha256, size, rows), also
-    when the template fails.
+    when the template fails. While it runs, ``chunks/`` keeps what is finished of long passes and of training; when it
+    has succeeded, that is removed. `resume_run` goes on with a run that did not.
 
     Parameters
     ----------
@@ -82,32 +89,89 @@ def run_template(name, *, run_dir=None, progress=True, **parameters):
     check_outputs(template, values)
     values = resolve_inputs(template, values)
     folder = _make_folder(template, run_dir)
+    with driving(folder) as heartbeat:
+        record = _describe(template, values)
+        write_whole(folder / PARAMETERS, _json(values))
+        return _drive(folder, template, record, values, progress, heartbeat)
 
+
+def resume_run(run_dir, *, progress=True):
+    """Go on with a run that was killed, interrupted or failed, in its folder and with its parameters.
+
+    The template is executed again from its first cell, as in a new folder that holds only ``chunks/``: what is finished
+    there is recognised by verifying it and not computed again, and the products are those of a run that nobody
+    disturbed. What else the folder holds is removed.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        The run folder.
+    progress : bool
+        As in `run_template`.
+
+    Returns
+    -------
+    RunResult
+        Folder, status and products.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is no run folder.
+    ResumeError
+        If the run is finished, or parameters, template, code or inputs are not what they were.
+    RunningError
+        If another process drives the run.
+    RunError, KeyboardInterrupt
+        As in `run_template`.
+    """
+    folder = Path(run_dir).expanduser().absolute().resolve()
+    read_record(folder)
+    with driving(folder) as heartbeat:
+        template, values, record = what_was_run(folder, _describe)
+        for path in damaged_chunks(folder):
+            sys.stderr.write(f"astrolab: {path.relative_to(folder)} is damaged and is made again\n")
+            path.unlink()
+        clear(folder)
+        return _drive(folder, template, record | {"resumed": _now()}, values, progress, heartbeat)
+
+
+def _describe(template, values):
+    """Return what ``run.json`` says before the run: everything its products depend on, and where it runs."""
     from astrolab.runs import environment, provenance
-    from astrolab.runs.notebook import execute
 
-    inputs = provenance.describe_inputs(template, values)
-    record = {
-        "template": name,
+    return {
+        "template": template.name,
         "template_sha256": template.sha256,
+        "parameters_sha256": sha256(_json(values)).hexdigest(),
         "status": "running",
         "started": _now(),
         "code": environment.code_version(),
         "versions": environment.package_versions(),
         "device": environment.device_name(),
         "n_workers": values.get("n_workers"),
-        "inputs": inputs,
+        "inputs": provenance.describe_inputs(template, values),
     }
-    _write_json(folder / PARAMETERS, values)
-    _write_json(folder / RUN, record)
+
+
+def _drive(folder, template, record, values, progress, heartbeat):
+    """Execute the template, and complete the folder however that ends."""
+    from astrolab.runs.notebook import execute
+
+    write_whole(folder / RUN, _json(record))
     try:
-        failure = execute(template, values, folder, progress)
-    except KeyboardInterrupt:
+        failure = execute(template, values, folder, progress, heartbeat)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"To go on from there: {resume_command(folder)}")
         _finish(folder, template, record, values, "interrupted", "interrupted by the user")
         raise
     result = _finish(folder, template, record, values, "failed" if failure else "succeeded", failure)
     if result.status == "failed":
-        raise RunError(f"template {name!r}: {record['error']}; everything up to there is in {folder}.", result)
+        raise RunError(
+            f"template {template.name!r}: {record['error']}; everything up to there is in {folder}. "
+            f"To go on from there: {resume_command(folder)}",
+            result,
+        )
     return result
 
 
@@ -138,19 +202,24 @@ def _finish(folder, template, record, values, status, failure):
     record.update(status=status, finished=finished, duration_s=seconds)
     if failure:
         record["error"] = failure
+    else:
+        record["n_quarantined"] = quarantined_rows(folder)
+        shutil.rmtree(folder / CHUNKS, ignore_errors=True)
     notebook_path = folder / f"{template.name}.ipynb"
     if notebook_path.exists():
         footer = f"AstroLab {record['code']['astrolab']} · {template.name} · {status} · {finished} · {seconds:.0f} s"
         write_report(notebook_path, notebook_path.with_suffix(".html"), template, values, footer)
     entries = _without_bookkeeping(write_manifest(folder))
     write_crate(folder, template, record, values, record["inputs"], entries)
-    _write_json(folder / RUN, record)
+    write_whole(folder / RUN, _json(record))
     write_manifest(folder)
     return RunResult(folder, status, _products(entries))
 
 
 def _without_bookkeeping(entries):
-    return {path: entry for path, entry in entries.items() if path not in BOOKKEEPING}
+    return {
+        path: entry for path, entry in entries.items() if path not in BOOKKEEPING and not path.startswith(f"{CHUNKS}/")
+    }
 
 
 def _products(paths):
@@ -162,5 +231,5 @@ def _now():
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _write_json(path, content):
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+def _json(content):
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
