@@ -8,7 +8,8 @@ import xarray as xr
 from coniferest.aadforest import AADForest
 from coniferest.label import Label
 from coniferest.pineforest import PineForest
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from astrolab.schema import OBJECT
 from astrolab.stores.catalog import LABELS
@@ -60,7 +61,7 @@ def rerank(ranked, labels, *, method="aad", seed=0, n_jobs=-1):
     -------
     pandas.DataFrame or xarray.Dataset
         What was given, sorted anew (equal scores by targetid), its columns untouched, with ``anomaly_score_reranked``
-        (float32, larger = stranger, in standard deviations of a normal distribution; never NaN),
+        (larger = stranger, in standard deviations of a normal distribution; never NaN),
         ``anomaly_rank_reranked`` (int32, 1 = strangest) and ``label`` (what was said, '' of the others). Without
         labels that count it is the static ranking.
 
@@ -85,15 +86,14 @@ def rerank(ranked, labels, *, method="aad", seed=0, n_jobs=-1):
     table = _as_table(ranked)
     targetid = table["targetid"].to_numpy()
     known = _check_labels(labels, targetid)
-    # by targetid, so that nothing below depends on the order of the rows
     order = np.argsort(targetid, kind="stable")
+    rows = order[np.searchsorted(targetid, known["targetid"].to_numpy(), sorter=order)]
     meaning = known["label"].map(_MEANING).to_numpy(int)
-    rows = np.searchsorted(targetid, known["targetid"].to_numpy(), sorter=order)
-    score = np.empty(len(table), "float32")
-    score[order] = _blend(table, order, rows[meaning != 0], meaning[meaning != 0], _FORESTS[method], seed, n_jobs)
+    counts = meaning != Label.UNKNOWN
+    score = _blend(table, order, rows[counts], meaning[counts], _FORESTS[method], seed, n_jobs)
     place = np.lexsort((targetid, -score))
     words = np.full(len(table), "", dtype=object)
-    words[order[rows]] = known["label"].to_numpy()
+    words[rows] = known["label"].to_numpy()
     columns = {
         "anomaly_score_reranked": score[place],
         "anomaly_rank_reranked": np.arange(1, len(table) + 1, dtype="int32"),
@@ -180,6 +180,10 @@ def _check_labels(labels, targetid):
     if missing:
         raise ValueError(f"the labels have no column {missing[0]!r}, expected targetid and label.")
     known = labels[["targetid", "label"]].reset_index(drop=True)
+    if known["targetid"].dtype.kind == "f":
+        raise ValueError(
+            "the targetid of the labels is a float, expected int64; above 2**53 a float cannot hold a DESI TARGETID."
+        )
     is_word = known["label"].isin(LABELS)
     if not is_word.all():
         words = ", ".join(repr(word) for word in known["label"][~is_word].unique()[:_N_NAMED])
@@ -206,14 +210,14 @@ def _named(targetids):
 
 
 def _blend(table, order, rows, meaning, forest, seed, n_jobs):
-    """Return the new score of each object, rows and result in the order of targetid."""
-    static = _normal_scores(table["anomaly_score"].to_numpy()[order])
+    """Return the new score of each object; what is random goes by `order`, that of targetid, and not by the rows'."""
+    static = _normal_scores(table["anomaly_score"].to_numpy())
     n_anomaly = int((meaning == Label.ANOMALY).sum())
     n_learned = 2 * np.sqrt(n_anomaly * (len(meaning) - n_anomaly))
     if n_learned == 0:
         return static
-    features = rerank_features(table)[0][order]
-    drawn = np.random.default_rng(seed).permutation(len(features))[:_N_FIT]
+    features = rerank_features(table)[0]
+    drawn = order[np.random.default_rng(seed).permutation(len(order))[:_N_FIT]]
     learned = forest(features[drawn], features[rows], meaning, seed, n_jobs)
     weight = n_learned / (_N_EVEN + n_learned)
     # coniferest's scores are smaller for stranger objects
@@ -221,7 +225,7 @@ def _blend(table, order, rows, meaning, forest, seed, n_jobs):
 
 
 def _normal_scores(score):
-    return norm.ppf((rankdata(score) - 0.5) / len(score)).astype("float32")
+    return ndtri((rankdata(score) - 0.5) / len(score))
 
 
 def _fit_aad(features, known, meaning, seed, n_jobs):

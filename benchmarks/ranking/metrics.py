@@ -7,6 +7,8 @@ sample (ones: the sample itself). An object of weight 3 stands for three objects
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
+from astrolab.anomaly.diff import jaccard_at, rank_biased_overlap  # noqa: F401 metrics of two lists
+
 
 def order(score, targetid):
     """Return the ranking: indices by falling score, equal scores by targetid, unscored (NaN) objects last.
@@ -99,38 +101,6 @@ def class_coverage_at(classes, n):
     """
     known = set(classes) - {""}
     return len(set(classes[:n]) & known) / len(known) if known else np.nan
-
-
-def rank_biased_overlap(first, second, p=0.99):
-    """Return the extrapolated rank-biased overlap of two rankings of the same objects: 1 when identical.
-
-    Webber, Moffat & Zobel (2010, ACM TOIS 28, 20), equation 23 for lists of equal length.
-
-    Parameters
-    ----------
-    first, second : sequence
-        Identifiers, strangest first.
-    p : float, optional
-        Persistence: the first 1 / (1 - p) places carry most of the weight.
-
-    Returns
-    -------
-    float
-    """
-    depth = min(len(first), len(second))
-    seen, overlap, total = set(), 0, 0.0
-    for d, (a, b) in enumerate(zip(first[:depth], second[:depth], strict=True), start=1):
-        for one in (a, b):  # an identifier counts when both lists have shown it
-            overlap += one in seen
-            seen.add(one)
-        total += p ** (d - 1) * overlap / d
-    return (1 - p) * total + p**depth * overlap / depth
-
-
-def jaccard_at(first, second, n):
-    """Return the overlap of the first n of two rankings over their union."""
-    one, two = set(first[:n]), set(second[:n])
-    return len(one & two) / len(one | two)
 
 
 def dose_at_half(doses, recall):
