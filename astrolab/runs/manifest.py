@@ -32,8 +32,8 @@ class Problem(NamedTuple):
 def verify_run(run_dir):
     """Compare every file of a run folder with its manifest.
 
-    Paths are relative: a folder copied elsewhere still verifies. Of a run that was killed there is no manifest; then its
-    chunk products are verified, each of which holds its own hash.
+    Paths are relative: a folder copied elsewhere still verifies. Of a run that was killed there is no manifest; then
+    its chunk products are verified, each of which holds its own hash.
 
     Parameters
     ----------
