@@ -10,7 +10,8 @@ from scipy.stats import norm, spearmanr
 import astrolab as al
 from astrolab.anomaly.calibration import peer_scores
 from astrolab.anomaly.reasons import describe_reasons
-from astrolab.anomaly.scores import BAND_WIDTHS, block_columns, raw_scores
+from astrolab.anomaly.scale import SCORES, load_scale, save_scale
+from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, block_columns, member_table, raw_scores
 from astrolab.models.files import model_to_bytes
 
 DIMS = ("object", "wavelength_rest")
@@ -35,17 +36,19 @@ def slow_scores(model, flux, ivar):
     flux_model, ivar_model = out.flux_model[0].double().numpy(), out.ivar_model[0].double().numpy()
     good = ivar > 0
     residual, weight = np.where(good, flux - flux_model, 0), np.where(good, ivar_model, 0)
-    columns = [good.sum(), (flux * np.sqrt(ivar))[good].mean(), np.log((residual**2 * weight).sum() / good.sum())]
-    for width in BAND_WIDTHS:
-        best, at = 0.0, 0
-        for start in range(len(flux) - width + 1):
-            window = slice(start, start + width)
-            if good[window].sum() > 0.5 * width:
-                sigma = (residual[window] * weight[window]).sum() / np.sqrt(weight[window].sum())
-                if abs(sigma) > abs(best):
-                    best, at = sigma, start
-        columns += [best, at]
-    return np.array([*columns, *out.latent_mean[0].numpy()])
+    columns = {"n_good": good.sum(), "snr_rest": (flux * np.sqrt(ivar))[good].mean()}
+    columns["log_chi2"] = np.log((residual**2 * weight).sum() / good.sum())
+    for kind, widths in (("band", BAND_WIDTHS), ("trough", TROUGH_WIDTHS)):
+        for width in widths:
+            best, at = 0.0, 0
+            for start in range(len(flux) - width + 1):
+                window = slice(start, start + width)
+                if good[window].sum() > 0.5 * width:
+                    sigma = (residual[window] * weight[window]).sum() / np.sqrt(weight[window].sum())
+                    if abs(sigma) > abs(best) and (kind == "band" or sigma < 0):
+                        best, at = sigma, start
+            columns |= {f"{kind}_{width}": -best if kind == "trough" else best, f"{kind}_at_{width}": at}
+    return columns | {f"latent_{i}": value for i, value in enumerate(out.latent_mean[0].numpy())}
 
 
 def test_raw_scores_are_the_plain_numpy_truth(vae, rest_quasars):
@@ -53,15 +56,28 @@ def test_raw_scores_are_the_plain_numpy_truth(vae, rest_quasars):
     assert list(table.columns) == block_columns(4)
     for i in (0, 17, 299):
         truth = slow_scores(vae, rest_quasars.flux[i].values, rest_quasars.ivar[i].values)
-        np.testing.assert_allclose(table.iloc[i], truth, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(table.iloc[i][list(truth)].astype(float), list(truth.values()), rtol=2e-4, atol=3e-4)
+
+
+def test_several_models_score_as_each_alone_and_give_the_rank_an_interval(vae, rest_quasars):
+    other = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64, seed=1)
+    al.fit(other, rest_quasars, n_epochs=20, seed=1, progress=False)
+    both = raw_scores([vae, other], rest_quasars)
+    for i, model in enumerate((vae, other)):
+        pd.testing.assert_frame_equal(member_table(both, i)[block_columns(4)], raw_scores(model, rest_quasars))
+    ranking = al.score_anomalies([vae, other], rest_quasars).ranking
+    assert (ranking["rank_low"] <= ranking["rank_high"]).all()
+    assert (
+        (ranking["rank_low"] <= ranking["anomaly_rank"]) & (ranking["anomaly_rank"] <= ranking["rank_high"])
+    ).mean() > 0.5
 
 
 @pytest.mark.parametrize(
     ("name", "change", "word"),
     [
-        ("a narrow absorption line", lambda w: np.where(np.abs(w - 2200) < 6, -0.8, 0), "missing flux"),
+        ("a narrow absorption line", lambda w: np.where(np.abs(w - 2700) < 8, -0.8, 0), "missing flux"),
         ("a broad trough", lambda w: np.where(np.abs(w - 1500) < 25, -0.5, 0), "blueward of C IV"),
-        ("a strange emission line", lambda w: 1.5 * np.exp(-0.5 * ((w - 2350) / 15) ** 2), "excess flux"),
+        ("a strange emission line", lambda w: 3 * np.exp(-0.5 * ((w - 2350) / 15) ** 2), "excess flux"),
     ],
 )
 def test_a_planted_anomaly_comes_first(vae, rest_quasars, name, change, word):
@@ -69,7 +85,7 @@ def test_a_planted_anomaly_comes_first(vae, rest_quasars, name, change, word):
     flux = rest_quasars.flux.values.copy()
     planted = change(rest_quasars.wavelength_rest.values)
     flux[bright] += np.where(rest_quasars.ivar[bright] > 0, planted, 0).astype("f4")
-    ranking, _ = al.score_anomalies(vae, rest_quasars.assign(flux=(DIMS, flux)))
+    ranking = al.score_anomalies(vae, rest_quasars.assign(flux=(DIMS, flux))).ranking
     first = ranking.iloc[0]
     assert first["targetid"] == int(rest_quasars.targetid[bright]), name
     assert word in first["reasons"]
@@ -77,30 +93,30 @@ def test_a_planted_anomaly_comes_first(vae, rest_quasars, name, change, word):
 
 def test_a_score_does_not_merely_follow_signal_to_noise_or_redshift(ranking):
     for column in ("snr", "redshift", "n_good"):
-        for score in ("anomaly_score", "score_chi2", "score_band", "score_isolation"):
+        for score in ("anomaly_score", "raw_score", "artefact_score", *SCORES):
             assert abs(spearmanr(ranking[score], ranking[column]).statistic) < 0.15, (score, column)
 
 
 def test_masked_pixels_do_not_matter(vae, rest_quasars, ranking):
     changed = rest_quasars.flux.where(rest_quasars.ivar > 0, 1e9).astype("f4")
-    again, _ = al.score_anomalies(vae, rest_quasars.assign(flux=changed))
+    again = al.score_anomalies(vae, rest_quasars.assign(flux=changed)).ranking
     pd.testing.assert_frame_equal(again, ranking)
 
 
 def test_the_order_of_the_objects_does_not_matter(vae, rest_quasars, ranking):
     shuffled = rest_quasars.isel(object=np.random.default_rng(0).permutation(300))
-    again, _ = al.score_anomalies(vae, shuffled)
+    again = al.score_anomalies(vae, shuffled).ranking
     assert list(again["targetid"].head(20)) == list(ranking["targetid"].head(20))
     np.testing.assert_allclose(again["anomaly_score"], ranking["anomaly_score"], rtol=1e-3, atol=1e-3)
 
 
 def test_the_same_bytes_on_one_and_two_workers_and_in_this_process(vae, rest_quasars, in_chunks):
     lazy = in_chunks(rest_quasars, 100)
-    here, _ = al.score_anomalies(vae, lazy)
+    here = al.score_anomalies(vae, lazy).ranking
     for n_workers in (1, 2):
         options = {"n_workers": n_workers, "threads_per_worker": 1, "dashboard_address": None}
         with LocalCluster(**options) as cluster, Client(cluster):
-            there, _ = al.score_anomalies(vae, lazy)
+            there = al.score_anomalies(vae, lazy).ranking
         pd.testing.assert_frame_equal(there, here, check_exact=True)
 
 
@@ -109,13 +125,14 @@ def test_every_object_is_ranked_or_says_why_not(vae, rest_quasars):
     redshift[:3] = np.nan, -1, np.inf
     ivar[3], ivar[4, 30:] = 0, 0
     spectra = rest_quasars.assign_coords(redshift=("object", redshift)).assign(ivar=(DIMS, ivar))
-    ranking, not_ranked = al.score_anomalies(vae, spectra)
+    ranking, not_ranked, _ = al.score_anomalies(vae, spectra)
     assert sorted([*ranking["targetid"], *not_ranked["targetid"]]) == sorted(spectra.targetid.values)
     assert (
         list(not_ranked["reason"])
         == ["no redshift was measured"] * 3 + ["fewer than 50 good pixels on the rest grid"] * 2
     )
-    assert np.isfinite(ranking.select_dtypes("number")).all(axis=None)
+    may_be_missing = [name for name in ranking if name.startswith(("z_", "rank_"))]
+    assert np.isfinite(ranking.drop(columns=may_be_missing).select_dtypes("number")).all(axis=None)
     assert list(ranking["anomaly_rank"]) == list(range(1, 296))
     assert (np.diff(ranking["anomaly_score"]) <= 0).all()
     assert ranking["targetid"].dtype == "int64"
@@ -189,22 +206,31 @@ def test_reasons_are_in_order_of_weight_and_leave_out_what_is_ordinary():
     table = pd.DataFrame(
         {
             "redshift": [2.0, 2.0, 2.0, 2.0, 2.0],
-            "score_band": [9.0, 1.0, 0.5, 8.0, 8.0],
-            "score_chi2": [4.0, 3.0, 1.0, 1.0, 1.0],
-            "score_isolation": [1.0, 6.0, 1.9, 1.0, 1.0],
-            "band_sigma": [-12.0, 3.0, 3.0, 20.0, -20.0],
+            "score_trough": [9.0, 1.0, 0.5, 8.0, 1.0],
+            "score_chi2": [4.0, 3.0, 1.0, 1.0, 8.0],
+            "score_lines": [1.0, 2.5, 1.0, 1.0, 1.0],
+            "score_continuum": [1.0, 1.0, 1.0, 1.0, 3.0],
+            "score_latent": [1.0, 6.0, 1.9, 1.0, 1.0],
+            "band_sigma": [-12.0, 3.0, 3.0, 20.0, 20.0],
             "band_wavelength": [1490.0, 2800.0, 4000.0, 2225.0, 2225.0],
             "band_width": [6400.0, 400.0, 400.0, 400.0, 400.0],
+            "trough_sigma": [-12.0, -3.0, -3.0, -20.0, -2.0],
+            "trough_wavelength": [1490.0, 2800.0, 4000.0, 2225.0, 2225.0],
+            "trough_width": [6400.0, 400.0, 400.0, 400.0, 400.0],
             "chi2": [2.0, 1.5, 1.0, 1.0, 1.0],
+            "z_C IV": [0.0, -4.0, 0.0, 0.0, np.nan],
+            "z_Mg II": [0.0, -2.0, 0.0, np.nan, 0.0],
         }
     )
-    trough, isolated, ordinary, spike, dip = describe_reasons(table)
+    trough, isolated, ordinary, dip, spike = describe_reasons(table)
     assert trough.startswith("missing flux blueward of C IV (-11,400 km/s), 1490 Å rest, 4470 Å observed")
-    assert trough.endswith("reconstruction χ² per pixel 2 (4.0σ above its peers)")
-    assert isolated.startswith("unusual combination of features in latent space (6.0σ above its peers); reconstruction")
+    assert "misfit, χ² per pixel 2, most of all missing flux" in trough
+    assert isolated.startswith("unusual combination of features in latent space (6.0σ above its peers); misfit")
+    assert isolated.endswith("emission lines weak or missing: C IV -4.0σ, Mg II -2.0σ (2.5σ above its peers)")
     assert ordinary.startswith("ordinary")
-    assert spike.endswith("narrow and at no known line: perhaps a cosmic ray or sky residual")
-    assert dip.endswith("narrow and at no known line: perhaps an intervening absorber or a bad pixel")
+    assert "narrow and at no known line: perhaps a cosmic ray or sky residual" in spike
+    assert spike.endswith("continuum of a shape that no tilt makes ordinary (3.0σ above its peers)")
+    assert "narrow and at no known line: perhaps an intervening absorber or a bad pixel" in dip
 
 
 def test_a_model_travels_to_a_worker_in_few_megabytes(vae):
@@ -220,7 +246,7 @@ def test_a_grid_narrower_than_the_widest_band_is_refused(rest_quasars):
 
 def test_the_narrowest_grid_that_is_allowed_is_ranked(rest_quasars):
     spectra = rest_quasars.isel(wavelength_rest=slice(100, 164))
-    ranking, not_ranked = al.score_anomalies(al.VAE(n_wavelength=64), spectra)
+    ranking, not_ranked, _ = al.score_anomalies(al.VAE(n_wavelength=64), spectra)
     assert len(ranking) + len(not_ranked) == 300
     assert len(ranking) > 0
 
@@ -228,3 +254,14 @@ def test_the_narrowest_grid_that_is_allowed_is_ranked(rest_quasars):
 def test_a_ranking_of_other_spectra_is_refused(vae, rest_quasars, ranking):
     with pytest.raises(ValueError, match="is not among the spectra"):
         al.attach_spectra(vae, rest_quasars.isel(object=slice(0, 20)), ranking.head(50))
+
+
+def test_a_scale_places_an_object_where_it_was_also_after_it_was_saved(vae, rest_quasars, tmp_path):
+    ranking, _, scale = al.score_anomalies(vae, rest_quasars)
+    save_scale(scale, tmp_path / "scale.safetensors")
+    loaded = load_scale(tmp_path / "scale.safetensors")
+    few = rest_quasars.isel(object=[5, 250, 31])
+    placed = al.score_anomalies(vae, few, scale=loaded).ranking.set_index("targetid")
+    whole = ranking.set_index("targetid").loc[placed.index]
+    np.testing.assert_allclose(placed["anomaly_score"], whole["anomaly_score"], atol=0.05)
+    assert list(loaded.rank_of(whole["anomaly_score"])) == pytest.approx(list(whole["anomaly_rank"]), abs=1)

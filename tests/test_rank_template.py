@@ -39,7 +39,7 @@ def test_two_runs_with_one_seed_give_the_same_bytes_on_one_and_two_workers(spect
     assert len(ranking) == 298
     assert list(not_ranked["reason"]) == ["spectype is GALAXY", "spectype is STAR"]
     wanted = {"targetid", "survey", "ra", "dec", "redshift", "spectype", "snr", "anomaly_score", "anomaly_rank"}
-    assert wanted | {"reasons", "score_chi2", "score_band", "score_isolation"} <= set(ranking.columns)
+    assert wanted | {"reasons", "score_chi2", "score_trough", "score_latent"} <= set(ranking.columns)
     assert ranking["targetid"].dtype == "int64"
     top = al.open_spectra(folders[0] / "top.zarr")
     assert list(top.targetid.values) == list(ranking["targetid"].head(20))

@@ -71,7 +71,7 @@ def ranked():
             "anomaly_rank": (of_object, np.arange(1, n_objects + 1, dtype="i4")),
             "reasons": (of_object, reasons),
             "score_chi2": (of_object, score),
-            "score_isolation": (of_object, score),
+            "score_latent": (of_object, score),
         },
     )
 

@@ -1,8 +1,10 @@
 """Calibration: how strange a score is among objects of like redshift, S/N and coverage."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.spatial import cKDTree
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
 # Up to this many objects each is compared with its own peers; of a larger survey this many anchors are, and every
 # object is compared with what the anchors around it say, so that the cost grows linearly.
@@ -11,6 +13,30 @@ _N_REFERENCE = 40_000
 _N_PEERS = 200
 _N_AROUND = 4
 _BATCH = 50_000
+_N_QUANTILES = 4_001
+
+
+@dataclass(frozen=True)
+class Peers:
+    """What scores are expected to be, as a function of redshift, S/N and coverage; from `fit_peers`.
+
+    Attributes
+    ----------
+    quantiles : numpy.ndarray, shape (n_column, n_quantile)
+        Sorted values of each matched column, which turn a value into a normal score.
+    place : numpy.ndarray, shape (anchor, n_column)
+        Normal scores of the anchors.
+    expected, spread : numpy.ndarray, shape (anchor, n_score)
+        A plane through the peers' scores, at the anchor, and their scatter about it.
+    slope : numpy.ndarray, shape (anchor, n_column, n_score)
+        How the plane is tilted.
+    """
+
+    quantiles: np.ndarray
+    place: np.ndarray
+    expected: np.ndarray
+    spread: np.ndarray
+    slope: np.ndarray
 
 
 def peer_scores(values, matched, seed=0):
@@ -43,24 +69,89 @@ def peer_scores(values, matched, seed=0):
     >>> int(np.argmax(peer_scores(score[:, None], snr[:, None])[:, 0]))
     0
     """
+    return compare_with_peers(fit_peers(values, matched, seed), values, matched)
+
+
+def fit_peers(values, matched, seed=0):
+    """Learn what scores are expected of an object, from its peers; arguments as for `peer_scores`.
+
+    Returns
+    -------
+    Peers
+        For `compare_with_peers`, also with other objects than these.
+    """
+    values = np.asarray(values, "float64")
     n_objects = len(values)
+    quantiles = column_quantiles(matched)
+    place = normal_scores(quantiles, matched)
     if n_objects < 2:
-        return np.zeros_like(values, dtype="float64")
-    # normal scores of the ranks: no unit, no skewness, and still straight lines in the tails
-    place = np.stack([norm.ppf(rankdata(column) / (n_objects + 1)) for column in matched.T], axis=1)
-    if n_objects <= _N_ANCHORS:
-        expected, _, spread = _fit_peers(place, values, np.arange(n_objects))
-        return (values - expected) / spread
+        flat = np.zeros((n_objects, matched.shape[1], values.shape[1]))
+        return Peers(quantiles, place, values, np.ones_like(values), flat)
     rng = np.random.default_rng(seed)
-    reference = np.sort(rng.choice(n_objects, min(_N_REFERENCE, n_objects), replace=False))
-    anchors = np.sort(rng.choice(len(reference), _N_ANCHORS, replace=False))
-    fits = _fit_peers(place[reference], values[reference], anchors)
-    tree = cKDTree(place[reference[anchors]])
-    batches = [slice(start, start + _BATCH) for start in range(0, n_objects, _BATCH)]
-    return np.concatenate([_compare(place[rows], values[rows], tree, fits) for rows in batches])
+    reference = anchors = np.arange(n_objects)
+    if n_objects > _N_ANCHORS:
+        reference = np.sort(rng.choice(n_objects, min(_N_REFERENCE, n_objects), replace=False))
+        anchors = np.sort(rng.choice(len(reference), _N_ANCHORS, replace=False))
+    expected, slope, spread = _fit_planes(place[reference], values[reference], anchors)
+    return Peers(quantiles, place[reference[anchors]], expected, spread, slope)
 
 
-def _fit_peers(place, values, rows):
+def compare_with_peers(peers, values, matched):
+    """Compare scores with the planes of the anchors around each object, the nearer the weightier.
+
+    Parameters
+    ----------
+    peers : Peers
+        From `fit_peers`.
+    values, matched : numpy.ndarray, shape (object, n_score), (object, n_column)
+        As for `peer_scores`; of the objects that the peers were fitted on, or of others.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, n_score)
+        Robust standard deviations above the peers.
+    """
+    place, tree = normal_scores(peers.quantiles, matched), cKDTree(peers.place)
+    batches = [slice(start, start + _BATCH) for start in range(0, len(values), _BATCH)]
+    compared = [_compare(place[rows], np.asarray(values)[rows], tree, peers) for rows in batches]
+    return np.concatenate(compared) if compared else np.empty(np.shape(values))
+
+
+def upper_tails(scores):
+    """Return by what to divide scores with differently heavy upper tails, so that their sum favours none.
+
+    Parameters
+    ----------
+    scores : numpy.ndarray, shape (object, n_score)
+        Calibrated scores, larger = stranger; finite.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_score,)
+        Divided by it, a tenth of all objects is above 1.28, as for a normal distribution. That percentile is low enough
+        not to be set by the anomalies themselves.
+    """
+    return np.maximum(np.percentile(scores, 90, axis=0) / norm.ppf(0.9), 0.5)
+
+
+def equal_tails(scores, tails=None):
+    """Divide what is above zero by `upper_tails`.
+
+    Parameters
+    ----------
+    scores : numpy.ndarray, shape (object, n_score)
+        Calibrated scores.
+    tails : numpy.ndarray, shape (n_score,), optional
+        From `upper_tails`; by default those of these scores.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, n_score)
+    """
+    return np.where(scores > 0, scores / (upper_tails(scores) if tails is None else tails), scores)
+
+
+def _fit_planes(place, values, rows):
     """Fit a plane through the scores of each row's peers: its value at the row, its slope, the spread around it.
 
     At the rim of the sample all peers lie on one side; their plain median would leave a trend there.
@@ -82,34 +173,63 @@ def _fit_peers(place, values, rows):
     return median + plane[:, 0] + middle, plane[:, 1:] / scale.transpose(0, 2, 1), np.maximum(spread, floor)
 
 
-def _compare(place, values, tree, fits):
-    """Compare scores with the planes of the anchors around each object, the nearer the weightier."""
-    distance, near = tree.query(place, k=_N_AROUND)
+def _compare(place, values, tree, peers):
+    n_around = min(_N_AROUND, len(peers.place))
+    distance, near = tree.query(place, k=n_around)
+    distance, near = distance.reshape(len(place), n_around), near.reshape(len(place), n_around)
     weight = 1 / (distance + 1e-3)
+    weight[distance[:, 0] == 0, 1:] = 0  # an anchor is compared with its own peers alone
     weight /= weight.sum(axis=1, keepdims=True)
-    expected, slope, spread = (fit[near] for fit in fits)
     offset = place[:, None] - tree.data[near]  # (object, anchor, column)
-    expected = expected + np.einsum("oac,oacs->oas", offset, slope)
-    expected, spread = (np.einsum("oa,oas->os", weight, fit) for fit in (expected, spread))
+    expected = peers.expected[near] + np.einsum("oac,oacs->oas", offset, peers.slope[near])
+    expected, spread = (np.einsum("oa,oas->os", weight, fit) for fit in (expected, peers.spread[near]))
     return (values - expected) / spread
 
 
-def equal_tails(scores):
-    """Bring scores with differently heavy upper tails onto one scale, so that their sum favours none.
+def column_quantiles(matched):
+    """Return sorted values of each column, all of them or some thousand.
 
     Parameters
     ----------
-    scores : numpy.ndarray, shape (object, n_score)
-        Calibrated scores, larger = stranger; finite.
+    matched : numpy.ndarray, shape (object, n_column)
+        Finite.
 
     Returns
     -------
-    numpy.ndarray, shape (object, n_score)
-        Each score divided, above zero, such that a tenth of all objects is above 1.28 as for a normal distribution.
-        That percentile is low enough not to be set by the anomalies themselves.
+    numpy.ndarray, shape (n_column, n_quantile)
+        For `normal_scores`.
     """
-    tail = np.maximum(np.percentile(scores, 90, axis=0) / norm.ppf(0.9), 0.5)
-    return np.where(scores > 0, scores / tail, scores)
+    ordered = np.sort(np.asarray(matched, "float64"), axis=0)
+    rows = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _N_QUANTILES)).round().astype(int))
+    return np.ascontiguousarray(ordered[rows].T)
+
+
+def normal_scores(quantiles, matched):
+    """Turn values into normal scores of their ranks: no unit, no skewness, and still straight lines in the tails.
+
+    Parameters
+    ----------
+    quantiles : numpy.ndarray, shape (n_column, n_quantile)
+        From `column_quantiles`, of these objects or of those they are compared with.
+    matched : numpy.ndarray, shape (object, n_column)
+        Values.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, n_column)
+    """
+    matched, n = np.asarray(matched, "float64"), quantiles.shape[1]
+    places = []
+    for ordered, column in zip(quantiles, matched.T, strict=True):
+        rank = 0.5 * (np.searchsorted(ordered, column, "left") + np.searchsorted(ordered, column, "right") + 1)
+        # between two quantiles of a large survey there are objects too
+        low, high = np.searchsorted(ordered, column, "right") - 1, np.searchsorted(ordered, column, "left")
+        low, high = np.clip(low, 0, n - 1), np.clip(high, 0, n - 1)
+        width = ordered[high] - ordered[low]
+        share = np.divide(column - ordered[low], width, out=np.zeros(len(column)), where=width > 0)
+        rank = np.where(width > 0, low + 1 + share, rank)
+        places.append(norm.ppf(np.clip(rank, 0.5, n + 0.5) / (n + 1)))
+    return np.stack(places, axis=1)
 
 
 def _without_self(near, rows, n_peers):

@@ -1,53 +1,87 @@
 """The ranking: scores of every object, calibrated, combined, sorted, with reasons."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
-from astrolab.anomaly.calibration import equal_tails, peer_scores
+from astrolab.anomaly.artefacts import ARTEFACT_SCORES, describe_artefacts
 from astrolab.anomaly.reasons import describe_reasons
-from astrolab.anomaly.scores import BAND_WIDTHS, block_columns, isolation_score, raw_scores, reconstruct
+from astrolab.anomaly.scale import SCORES, Scale, fit_scale, place_on_scale
+from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
+from astrolab.anomaly.shape import LINE_WINDOWS, SHAPE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.schema import OBJECT, WAVELENGTH_REST, SchemaError, check_spectra, spectral_dim
 
 # an object with fewer good pixels on the rest grid is not ranked
 N_GOOD_MIN = 50
 
-_SCORES = ("score_chi2", "score_band", "score_isolation")
+_RANKINGS = {"anomaly_rank": "anomaly_score", "raw_rank": "raw_score", "pipeline_rank": "artefact_score"}
 _CARRIED = ("targetid", "survey", "program", "ra", "dec", "redshift", "redshift_warning", "spectype")
 
 
-def score_anomalies(model, spectra, *, seed=0):
+class Scored(NamedTuple):
+    """What `score_anomalies` gives.
+
+    Attributes
+    ----------
+    ranking : pandas.DataFrame
+        One row a ranked object, sorted by ``anomaly_rank``.
+    not_ranked : pandas.DataFrame
+        ``targetid`` and ``reason`` of every other one.
+    scale : Scale
+        What is ordinary in these spectra; other spectra can be placed on it.
+    """
+
+    ranking: pd.DataFrame
+    not_ranked: pd.DataFrame
+    scale: Scale
+
+
+def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, chunks_dir=None):
     """Score and rank every object.
 
-    Three scores, each in robust standard deviations above the object's peers (the objects nearest in redshift, S/N and
-    number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_band`` (the strongest residual in windows of 1,
-    4, 16 and 64 rest-grid pixels) and ``score_isolation`` (isolation forest on the latent vectors). ``anomaly_score``
-    is their sum over √3 (Stouffer et al. 1949): as wide as one of them where the three are independent.
+    Five scores, each in robust standard deviations above the object's peers (the objects nearest in redshift, S/N and
+    number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_trough`` (the deepest missing flux in windows of
+    4, 8 and 16 pixels of the rest grid), ``score_lines`` (emission lines weaker than the survey's), ``score_continuum``
+    (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent vectors).
+    ``raw_score`` is the length of what is positive in them, again in sigma above the peers; ``artefact_score`` says the
+    same of what an instrument leaves, and ``anomaly_score`` is what remains of the former without the latter.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Trained on the same grid.
+    models : torch.nn.Module or sequence of them
+        Trained on the same grid; the scores of several are averaged, and their spread gives the rank an interval.
     spectra : xarray.Dataset
         Normalised spectra, dims ``(object, wavelength_rest)``. Lazy spectra are read and scored chunk by chunk on the
         Dask cluster in use; only the scores are gathered. Pixels with ``ivar == 0`` do not count.
+    scale : Scale, optional
+        Of an earlier survey scored with the same models; by default it is learned from these spectra.
+    is_reference : numpy.ndarray, shape (object,), bool, optional
+        Objects that p-values are drawn among; by default all. A survey that is its own reference holds its anomalies:
+        then p is too large for them rather than too small, and no q is small. Leave out what is known to be strange.
     seed : int, optional
-        Seed of the isolation forest and of the reference sample of peers.
+        Seed of the reference samples of a large survey.
+    chunks_dir : path-like, optional
+        Folder that keeps each chunk's scores as soon as they are there, as in `map_chunks`: the same call after a crash
+        goes on.
 
     Returns
     -------
-    ranking : pandas.DataFrame
-        One row a ranked object, sorted by ``anomaly_rank`` (1 = strangest; equal scores by targetid), with targetid,
-        survey, ra, dec (deg), redshift, spectype, snr, anomaly_score, anomaly_rank, reasons, the three scores,
-        ``band_*`` (where the strongest residual is) and ``latent_i``. No score is NaN.
-    not_ranked : pandas.DataFrame
-        ``targetid`` and ``reason`` of each object without a place in the ranking: no redshift, fewer than 50 good
-        pixels on the rest grid, or scores that are not finite.
+    Scored
+        ``ranking`` has targetid, survey, ra, dec (deg), redshift, spectype, snr; ``anomaly_score``, ``anomaly_rank``
+        (1 = strangest, equal ones by targetid), ``raw_score`` and ``raw_rank``, ``artefact_score`` and
+        ``pipeline_rank`` (1 = the likeliest artefact), ``rank_low`` and ``rank_high`` (the models' own best and worst
+        opinion; missing with one model); ``p_value``, ``q_value``, ``reasons``, ``artefact_evidence``, parts of both
+        scores, ``z_<line>``,
+        ``band_*`` (where the strongest residual is) and ``latent_i``.
+        No score is NaN. ``not_ranked`` names each object without a place in the ranking and why: no redshift, fewer
+        than 50 good pixels on the rest grid, or scores that are not finite.
 
     Raises
     ------
     SchemaError
-        If the spectra are not in the rest frame or not on the model's grid, or that has fewer than 64 pixels.
+        If the spectra are not in the rest frame or not on the models' grid, or that has fewer than 64 pixels.
     ValueError
         If no object can be ranked.
 
@@ -55,12 +89,17 @@ def score_anomalies(model, spectra, *, seed=0):
     --------
     >>> import astrolab as al
     >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1000, 4000, 100)))
-    >>> ranking, not_ranked = al.score_anomalies(al.VAE(n_wavelength=100), rest)
+    >>> ranking, not_ranked, scale = al.score_anomalies(al.VAE(n_wavelength=100), rest)
     >>> len(ranking) + len(not_ranked)
     40
     """
-    _check_grid(model, spectra)
-    table = pd.concat([_carried(spectra), raw_scores(model, spectra)], axis=1)
+    models = as_members(models)
+    for model in models:
+        _check_grid(model, spectra)
+    raw = raw_scores(models, spectra, chunks_dir=chunks_dir)
+    carried = _carried(spectra)
+    table = pd.concat([carried, raw.drop(columns=carried.columns, errors="ignore")], axis=1)
+    table["is_reference"] = True if is_reference is None else np.asarray(is_reference, bool)
     if "snr" not in table:
         table["snr"] = table["snr_rest"]
     reason = _why_not_ranked(table)
@@ -70,20 +109,21 @@ def score_anomalies(model, spectra, *, seed=0):
     if table.empty:
         counts = "; ".join(f"{reason}: {n}" for reason, n in not_ranked["reason"].value_counts().items())
         raise ValueError(f"none of {len(not_ranked)} objects can be ranked ({counts}).")
-    _add_scores(table, spectra[WAVELENGTH_REST].values, model.config["n_latent"], seed)
-    table = table.sort_values(["anomaly_score", "targetid"], ascending=[False, True], ignore_index=True)
-    table["anomaly_rank"] = np.arange(1, len(table) + 1, dtype="int32")
-    table["reasons"] = describe_reasons(table)
+    is_member = table["is_reference"].to_numpy() & (scale is None)
+    scale = scale or fit_scale(table, is_reference=table["is_reference"], seed=seed)
+    placed = place_on_scale(scale, table, is_reference=is_member)
+    table = member_table(table).drop(columns=list(ARTEFACT_SCORES)).join(placed)
+    table = _describe(_add_ranks(table), spectra[WAVELENGTH_REST].values)
     not_ranked = not_ranked.sort_values("targetid", ignore_index=True)
-    return table[_column_order(table)], not_ranked
+    return Scored(table[_column_order(table)], not_ranked, scale)
 
 
-def rank_anomalies(model, spectra, *, n_top=5_000, seed=0):
+def rank_anomalies(models, spectra, *, n_top=5_000, seed=0):
     """Rank every object and return the strangest with their spectra.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    models : torch.nn.Module or sequence of them
         Trained on the same grid.
     spectra : xarray.Dataset
         Normalised spectra, dims ``(object, wavelength_rest)``; lazy or in memory. Every object is scored on the Dask
@@ -113,17 +153,17 @@ def rank_anomalies(model, spectra, *, n_top=5_000, seed=0):
     >>> ranked.anomaly_rank.values
     array([1, 2, 3, 4, 5], dtype=int32)
     """
-    ranking, not_ranked = score_anomalies(model, spectra, seed=seed)
-    return attach_spectra(model, spectra, ranking.head(n_top), n_ranked=len(ranking), n_not_ranked=len(not_ranked))
+    ranking, not_ranked, _ = score_anomalies(models, spectra, seed=seed)
+    return attach_spectra(models, spectra, ranking.head(n_top), n_ranked=len(ranking), n_not_ranked=len(not_ranked))
 
 
-def attach_spectra(model, spectra, ranking, **attrs):
+def attach_spectra(models, spectra, ranking, **attrs):
     """Return the spectra of the objects of a ranking, in its order, with its columns and the reconstruction.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        The model that ranked them.
+    models : torch.nn.Module or sequence of them
+        Those that ranked them; the reconstruction is the first one's.
     spectra : xarray.Dataset
         The spectra that were ranked.
     ranking : pandas.DataFrame
@@ -148,6 +188,7 @@ def attach_spectra(model, spectra, ranking, **attrs):
             f"targetid {unknown[0]} of the ranking is not among the spectra ({len(unknown)} are not), expected the "
             "spectra that were ranked."
         )
+    model = as_members(models)[0]
     # read in the order of the store, then put in the order of the ranking
     top = spectra.isel({OBJECT: np.sort(index)}).compute()
     top = top.isel({OBJECT: np.argsort(np.argsort(index))})
@@ -166,27 +207,41 @@ def attach_spectra(model, spectra, ranking, **attrs):
     )
 
 
-def _add_scores(table, wavelength, n_latent, seed):
-    """Add calibrated scores, their combination and where the strongest residual is, in place."""
-    latent = table[[f"latent_{i}" for i in range(n_latent)]].to_numpy()
-    bands = table[[f"band_{width}" for width in BAND_WIDTHS]].to_numpy()
-    raw = {"score_chi2": table["log_chi2"], "score_isolation": isolation_score(latent, seed)}
-    n_single = len(raw)
-    raw |= {f"score_band_{width}": np.log1p(np.abs(table[f"band_{width}"])) for width in BAND_WIDTHS}
-    matched = np.column_stack([table["redshift"], table["snr_rest"], table["n_good"]])
-    calibrated = equal_tails(peer_scores(np.column_stack(list(raw.values())), matched, seed))
-    best = np.argmax(calibrated[:, n_single:], axis=1)
-    rows, widths = np.arange(len(table)), np.array(BAND_WIDTHS)[best]
-    first = table[[f"band_at_{width}" for width in BAND_WIDTHS]].to_numpy()[rows, best].astype(int)
-    for j, name in enumerate(list(raw)[:n_single]):
-        table[name] = calibrated[:, j]
-    table["score_band"] = calibrated[:, n_single:].max(axis=1)
+def _add_ranks(table):
+    """Rank by the science score and by others; sort."""
+    for name, score in _RANKINGS.items():
+        table[name] = _ranks(table[score], table["targetid"])
+    opinions = [name for name in table if name.removeprefix("score_").isdigit()]
+    ranks = np.array([_ranks(table[name], table["targetid"]) for name in opinions])
+    for name, function in (("rank_low", np.min), ("rank_high", np.max)):
+        rank = function(ranks, axis=0) if opinions else np.full(len(table), None)
+        table[name] = pd.array(rank, dtype="Int32")
+    return table.sort_values("anomaly_rank", ignore_index=True)
+
+
+def _ranks(score, targetid):
+    """Return ranks, 1 for the largest score, equal ones by targetid."""
+    ranks = np.empty(len(score), "int32")
+    ranks[np.lexsort((targetid, -score))] = np.arange(1, len(score) + 1)
+    return ranks
+
+
+def _describe(table, wavelength):
+    """Add where the strongest residuals are, and reasons in words."""
     table["chi2"] = np.exp(table["log_chi2"])
-    table["band_sigma"] = bands[rows, best]
-    table["band_wavelength"] = 0.5 * (wavelength[first] + wavelength[first + widths - 1])
-    table["band_width"] = widths * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
-    table[list(_SCORES)] = table[list(_SCORES)].astype("float32")
-    table["anomaly_score"] = table[list(_SCORES)].sum(axis=1) / np.float32(len(_SCORES) ** 0.5)
+    for kind, widths in (("band", BAND_WIDTHS), ("trough", TROUGH_WIDTHS)):
+        sigma = table[[f"{kind}_{width}" for width in widths]].to_numpy()
+        # the most significant window against what is ordinary for its width
+        best = np.argmax(np.abs(sigma) / (1 + np.median(np.abs(sigma), axis=0)), axis=1)
+        rows, width = np.arange(len(table)), np.array(widths)[best]
+        first = table[[f"{kind}_at_{width}" for width in widths]].to_numpy()[rows, best].astype(int)
+        table[f"{kind}_sigma"] = sigma[rows, best] * (-1 if kind == "trough" else 1)
+        table[f"{kind}_wavelength"] = 0.5 * (wavelength[first] + wavelength[first + width - 1])
+        table[f"{kind}_width"] = width * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
+    table["reasons"] = describe_reasons(table)
+    table["artefact_evidence"] = describe_artefacts(table)
+    scores = ["anomaly_score", "raw_score", "artefact_score", *SCORES, *ARTEFACT_SCORES]
+    return table.astype(dict.fromkeys(scores, "float32"))
 
 
 def _check_grid(model, spectra):
@@ -218,7 +273,8 @@ def _why_not_ranked(table):
     """Return the reason an object cannot be ranked, or an empty string."""
     redshift = table["redshift"].to_numpy()
     has_redshift = np.isfinite(redshift) & (redshift > -1)
-    numbers = table.drop(columns=_CARRIED, errors="ignore").select_dtypes("number")
+    # a line or a continuum that was not measured is NaN, and that is no fault
+    numbers = table.drop(columns=[*_CARRIED, *SHAPE_COLUMNS], errors="ignore").select_dtypes("number")
     return np.select(
         [~has_redshift, table["n_good"] < N_GOOD_MIN, ~np.isfinite(numbers).all(axis=1)],
         [
@@ -231,7 +287,17 @@ def _why_not_ranked(table):
 
 
 def _column_order(table):
-    first = [*_CARRIED, "snr", "anomaly_score", "anomaly_rank", "reasons", *_SCORES]
-    rest = ["chi2", "n_good", "snr_rest", "band_sigma", "band_wavelength", "band_width"]
-    n_latent = sum(name.startswith("latent_") for name in table)
-    return [name for name in [*first, *rest, *block_columns(n_latent)[-n_latent:]] if name in table]
+    scores = ["anomaly_score", "anomaly_rank", "rank_low", "rank_high", "p_value", "q_value", "reasons"]
+    scores += [
+        "raw_score",
+        "raw_rank",
+        *SCORES,
+        "artefact_score",
+        "pipeline_rank",
+        "artefact_evidence",
+        *ARTEFACT_SCORES,
+    ]
+    rest = ["chi2", "n_good", "snr_rest"]
+    rest += [f"{kind}_{what}" for kind in ("band", "trough") for what in ("sigma", "wavelength", "width")]
+    rest += [f"z_{name}" for name in LINE_WINDOWS] + [name for name in table if name.startswith("latent_")]
+    return [name for name in [*_CARRIED, "snr", *scores, *rest] if name in table]

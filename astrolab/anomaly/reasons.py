@@ -23,9 +23,9 @@ def describe_reasons(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``redshift``, ``score_band``, ``score_chi2``, ``score_isolation`` (sigma above peers),
-        ``band_sigma`` (signed significance of the strongest residual), ``band_wavelength`` (its centre, rest frame, Å),
-        ``band_width`` (km/s) and ``chi2``.
+        One row an object with ``redshift``, the parts of the score (sigma above peers), ``chi2``, ``z_<line>`` (sigma);
+        and of the strongest residual of either sign (``band``) and of the deepest missing flux (``trough``) ``_sigma``
+        (signed significance), ``_wavelength`` (centre, rest frame, Å) and ``_width`` (km/s).
 
     Returns
     -------
@@ -33,18 +33,21 @@ def describe_reasons(table):
         Clauses in order of weight, separated by ``"; "``.
     """
     clauses = {
-        "score_band": _band_clause(table),
-        "score_chi2": "reconstruction χ² per pixel "
+        "score_chi2": "misfit, χ² per pixel "
         + table["chi2"].map("{:.2g}".format)
-        + " ("
-        + table["score_chi2"].map("{:.1f}".format)
-        + "σ above its peers)",
-        "score_isolation": "unusual combination of features in latent space ("
-        + table["score_isolation"].map("{:.1f}".format)
-        + "σ above its peers)",
+        + ", most of all "
+        + _window(table, "band"),
+        "score_trough": _window(table, "trough"),
+        "score_lines": _weak_lines(table),
+        "score_continuum": pd.Series("continuum of a shape that no tilt makes ordinary", index=table.index),
+        "score_latent": pd.Series("unusual combination of features in latent space", index=table.index),
     }
     scores = table[list(clauses)].to_numpy()
-    words = np.stack([text.to_numpy(dtype=object) for text in clauses.values()], axis=1)
+    words = [
+        (text + table[name].map(" ({:.1f}σ above its peers)".format)).to_numpy(dtype=object)
+        for name, text in clauses.items()
+    ]
+    words = np.stack(words, axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
     scores, words = np.take_along_axis(scores, order, 1), np.take_along_axis(words, order, 1)
     words[scores < _WORTH_SAYING] = ""
@@ -54,20 +57,38 @@ def describe_reasons(table):
     return text.where(text != "", "ordinary: no score is more than 2σ above its peers").to_numpy(dtype=str)
 
 
-def _band_clause(table):
-    wavelength = table["band_wavelength"].to_numpy()
-    is_trough = table["band_sigma"].to_numpy() < 0
+def _window(table, kind):
+    """Describe a window of residuals: where, how wide, how significant."""
+    wavelength = table[f"{kind}_wavelength"].to_numpy()
+    is_trough = table[f"{kind}_sigma"].to_numpy() < 0
     observed = wavelength * (1 + table["redshift"].to_numpy())
     return (
         pd.Series(np.where(is_trough, "missing flux ", "excess flux "), index=table.index)
         + _place(wavelength, is_trough)
         + pd.Series(wavelength, index=table.index).map("{:.0f} Å rest, ".format)
         + pd.Series(observed, index=table.index).map("{:.0f} Å observed, over ".format)
-        + table["band_width"].round(-2).map("{:,.0f} km/s".format)
-        + table["band_sigma"].abs().map(" at {:.1f}σ".format)
-        + table["score_band"].map(" ({:.1f}σ above its peers)".format)
-        + _doubt(wavelength, is_trough, table["band_width"].to_numpy())
+        + table[f"{kind}_width"].round(-2).map("{:,.0f} km/s".format)
+        + table[f"{kind}_sigma"].abs().map(" at {:.1f}σ".format)
+        + _doubt(wavelength, is_trough, table[f"{kind}_width"].to_numpy())
     )
+
+
+def _weak_lines(table):
+    """Name the lines that fall short of the survey's most."""
+    names = [name for name in table if name.startswith("z_")]
+    z = table[names].to_numpy()
+    z = np.where(np.isfinite(z), z, np.inf)
+    order = np.argsort(z, axis=1, kind="stable")[:, :3]
+    lines = np.array([name.removeprefix("z_") for name in names], dtype=object)[order]
+    lowest = np.take_along_axis(z, order, 1)
+    words = [
+        np.where(value < -1, name + pd.Series(value).map(" {:+.1f}σ".format).to_numpy(dtype=object), "")
+        for name, value in zip(lines.T, lowest.T, strict=True)
+    ]
+    text = pd.Series(words[0], index=table.index)
+    for word in words[1:]:
+        text += np.where(word == "", "", ", ") + word
+    return "emission lines weak or missing" + np.where(text == "", "", ": ") + text
 
 
 def _doubt(wavelength, is_trough, width):

@@ -11,95 +11,152 @@ import numpy as np
 import pandas as pd
 import torch
 from numba import njit
-from sklearn.ensemble import IsolationForest
 
+from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
+from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.models.files import model_from_bytes, model_to_bytes
+from astrolab.schema import WAVELENGTH_REST
+from astrolab.stores.passes import map_chunks
 
 # widths, in rest-grid pixels, of the windows in which residuals are added up: narrow lines to broad troughs
 BAND_WIDTHS = (1, 4, 16, 64)
+# and those in which flux is missed: from narrow troughs to broad ones
+TROUGH_WIDTHS = (4, 8, 16)
+
+# columns that no model has a say in
+_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS)
+_WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
 
 _BATCH = 1024
 
 
-def block_columns(n_latent):
+def block_columns(n_latent, n_members=1):
     """Return the names of the columns that `score_block` gives.
 
     Parameters
     ----------
     n_latent : int
-        Latent dimensions of the model.
+        Latent dimensions of each model.
+    n_members : int, optional
+        Models; with several, the columns that depend on the model are named ``0.log_chi2``, ``1.log_chi2``, ….
 
     Returns
     -------
     list of str
-        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``log_chi2`` (ln of the mean squared
-        residual in sigma), ``band_k`` and ``band_at_k`` (signed significance, in sigma, of the strongest residual in a
-        window of k pixels, and the window's first pixel), ``latent_i``.
+        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame) and ``SHAPE_COLUMNS``; then of each
+        model ``log_chi2`` (ln of the mean squared residual in sigma), ``band_k`` and ``band_at_k`` (signed
+        significance, in sigma, of the strongest residual in a window of k pixels, and the window's first pixel),
+        ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive), ``ARTEFACT_COLUMNS`` and
+        ``latent_i``.
     """
-    bands = [f"{kind}_{width}" for width in BAND_WIDTHS for kind in ("band", "band_at")]
-    return ["n_good", "snr_rest", "log_chi2", *bands, *(f"latent_{i}" for i in range(n_latent))]
+    windows = [(kind, width) for kind, widths in _WINDOWS.items() for width in widths]
+    windows = [f"{kind}{what}_{width}" for kind, width in windows for what in ("", "_at")]
+    of_model = ["log_chi2", *windows, *ARTEFACT_COLUMNS, *(f"latent_{i}" for i in range(n_latent))]
+    prefixes = [""] if n_members == 1 else [f"{i}." for i in range(n_members)]
+    return [*_SHARED, *(prefix + name for prefix in prefixes for name in of_model)]
 
 
-def raw_scores(model, spectra):
+def member_table(table, member=0):
+    """Return what one model of several says.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `raw_scores`.
+    member : int, optional
+        Which model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same rows; columns as if that model had been alone.
+    """
+    if "log_chi2" in table:
+        return table
+    prefix = f"{member}."
+    own = {name: name.removeprefix(prefix) for name in table if name.startswith(prefix) or not _of_model(name)}
+    return table[list(own)].rename(columns=own)
+
+
+def raw_scores(models, spectra, *, chunks_dir=None):
     """Score every spectrum, chunk by chunk, on the Dask cluster in use.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Trained model.
+    models : torch.nn.Module or sequence of them
+        Trained models; a chunk is read once for all of them.
     spectra : xarray.Dataset
-        Normalised spectra on the model's grid, dims ``(object, wavelength_rest)``; lazy or in memory. Only the scores
-        come back: tens of bytes an object.
+        Normalised spectra on the models' grid, dims ``(object, wavelength_rest)``, with ``redshift``; lazy or in
+        memory. Only the scores come back: some hundred bytes an object.
+    chunks_dir : path-like, optional
+        Folder that keeps each chunk's scores as soon as they are there, as in `map_chunks`: the same call after a crash
+        goes on.
 
     Returns
     -------
     pandas.DataFrame
         One row an object in the order of `spectra`, columns as in `block_columns`; float32.
     """
-    described, weights = model_to_bytes(model)
-    columns = block_columns(described[1]["n_latent"])
+    models = as_members(models)
+    packed = [model_to_bytes(model) for model in models]
+    columns = block_columns(packed[0][0][1]["n_latent"], len(models))
     flux, ivar = (_whole_spectra(spectra[name].data) for name in ("flux", "ivar"))
-    scores = da.map_blocks(
+    redshift = da.from_array(spectra["redshift"].values[:, None], chunks=(flux.chunks[0], 1))
+    scores = map_chunks(
         score_block,
         flux,
         ivar,
-        described=dask.delayed(described, pure=True),
-        weights=dask.delayed(weights, pure=True),
-        chunks=(flux.chunks[0], (len(columns),)),
-        dtype="float32",
-        meta=np.empty((0, 0), "float32"),
+        redshift,
+        wavelength=spectra[WAVELENGTH_REST].values,
+        described=dask.delayed([described for described, _ in packed], pure=True),
+        weights=dask.delayed([weights for _, weights in packed], pure=True),
+        n_columns=len(columns),
+        chunks_dir=chunks_dir,
     )
-    return pd.DataFrame(scores.compute(), columns=columns)
+    return pd.DataFrame(scores, columns=columns)
 
 
-def score_block(flux, ivar, described, weights):
+def as_members(models):
+    """Return models as a list, whether one was given or several."""
+    return [models] if hasattr(models, "config") else list(models)
+
+
+def score_block(flux, ivar, redshift, wavelength, described, weights):
     """Score the spectra of one chunk.
 
     Parameters
     ----------
     flux, ivar : numpy.ndarray, shape (object, n_wavelength)
         Normalised flux and inverse variance; pixels with ``ivar == 0`` count for nothing.
-    described, weights
-        The model, as `model_to_bytes` gives it.
+    redshift : numpy.ndarray, shape (object, 1)
+        Redshift of each, which tells where in the observed frame a pixel was.
+    wavelength : numpy.ndarray, shape (n_wavelength,)
+        Rest vacuum wavelength, Å.
+    described, weights : list
+        The models, as `model_to_bytes` gives each.
 
     Returns
     -------
     numpy.ndarray, shape (object, n_columns), float32
         Columns as in `block_columns`.
     """
-    model = _cached_model(described[0], tuple(sorted(described[1].items())), weights)
+    models = [
+        _cached_model(name, tuple(sorted(config.items())), own)
+        for (name, config), own in zip(described, weights, strict=True)
+    ]
     # one thread a worker, and so the same sums in the same order everywhere
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             parts = [
-                _score_batch(model, flux[start : start + _BATCH], ivar[start : start + _BATCH])
+                _score_batch(models, *(part[start : start + _BATCH] for part in (flux, ivar, redshift)), wavelength)
                 for start in range(0, len(flux), _BATCH)
             ]
     finally:
         torch.set_num_threads(n_threads)
-    return np.concatenate(parts) if parts else np.empty((0, len(block_columns(described[1]["n_latent"]))), "float32")
+    empty = np.empty((0, len(block_columns(models[0].config["n_latent"], len(models)))), "float32")
+    return np.concatenate([empty, *parts])
 
 
 def reconstruct(model, flux, ivar):
@@ -121,66 +178,61 @@ def reconstruct(model, flux, ivar):
         return model.eval()(_tensor(flux), _tensor(ivar)).flux_model.numpy()
 
 
-def isolation_score(latent, seed=0):
-    """Score how easily an object is isolated in latent space.
-
-    Parameters
-    ----------
-    latent : numpy.ndarray, shape (object, n_latent)
-        Latent vectors; finite.
-    seed : int, optional
-        Seed of the forest.
-
-    Returns
-    -------
-    numpy.ndarray, shape (object,)
-        Larger = stranger (Liu, Ting & Zhou 2008: isolation forest of 200 trees).
-    """
-    forest = IsolationForest(n_estimators=200, max_samples=min(512, len(latent)), random_state=seed)
-    return -forest.fit(latent).score_samples(latent)
+def _score_batch(models, flux, ivar, redshift, wavelength):
+    is_good = ivar > 0
+    n_good = np.maximum(is_good.sum(axis=1), 1)
+    snr = np.where(is_good, flux * np.sqrt(ivar), 0).sum(axis=1) / n_good
+    shared = np.column_stack([n_good, snr, measure_shape(flux, ivar, wavelength)])
+    parts = [_score_residual(model, flux, ivar, is_good, np.ravel(redshift), wavelength) for model in models]
+    return np.concatenate([shared.astype("float32"), *parts], axis=1)
 
 
-def _score_batch(model, flux, ivar):
+def _score_residual(model, flux, ivar, is_good, redshift, wavelength):
+    """Score what one model leaves of each spectrum."""
     out = model(_tensor(flux), _tensor(ivar))
-    columns = np.empty((len(flux), 3 + 2 * len(BAND_WIDTHS)), "float32")
-    arrays = (flux, ivar, out.flux_model.numpy(), out.ivar_model.numpy())
-    _score_rows(*(np.ascontiguousarray(array, "float32") for array in arrays), np.array(BAND_WIDTHS), columns)
-    return np.concatenate([columns, out.latent_mean.numpy()], axis=1)
+    residual = np.where(is_good, flux - out.flux_model.numpy(), 0).astype("float32")
+    weight = np.where(is_good, out.ivar_model.numpy(), 0).astype("float32")
+    columns = np.empty((len(flux), 1 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
+    mean_square = (residual**2 * weight).sum(axis=1) / np.maximum(is_good.sum(axis=1), 1)
+    columns[:, 0] = np.log(np.maximum(mean_square, 1e-6))
+    _find_windows(residual, weight, np.array(BAND_WIDTHS), np.array(TROUGH_WIDTHS), columns[:, 1:])
+    evidence = artefact_evidence(residual, weight, wavelength, redshift)
+    return np.concatenate([columns, evidence, out.latent_mean.numpy()], axis=1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _score_rows(flux, ivar, flux_model, ivar_model, widths, columns):
-    """Fill n_good, snr_rest, log_chi2, and for each width the most significant window and its first pixel."""
-    n_object, n_wavelength = flux.shape
-    weighted, weight, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
+def _find_windows(residual, weight, band_widths, trough_widths, columns):
+    """Fill the most significant window of each width and its first pixel: of either sign, then of missing flux."""
+    n_object, n_wavelength = residual.shape
+    weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
     for i in range(n_object):
-        snr, chi2 = 0.0, 0.0
         for k in range(n_wavelength):
-            is_good = ivar[i, k] > 0
-            residual = flux[i, k] - flux_model[i, k] if is_good else 0.0
-            inverse = ivar_model[i, k] if is_good else 0.0
-            snr += flux[i, k] * np.sqrt(ivar[i, k]) if is_good else 0.0
-            chi2 += residual * residual * inverse
-            weighted[k + 1] = weighted[k] + residual * inverse
-            weight[k + 1] = weight[k] + inverse
-            count[k + 1] = count[k] + is_good
-        n_good = max(count[n_wavelength], 1.0)
-        columns[i, 0], columns[i, 1] = count[n_wavelength], snr / n_good
-        columns[i, 2] = np.log(max(chi2 / n_good, 1e-6))
-        for j in range(len(widths)):
-            width, best, at = widths[j], 0.0, 0
-            for k in range(n_wavelength - width + 1):
-                # a window that is mostly unmeasured says nothing
-                if count[k + width] - count[k] > 0.5 * width:
-                    total = weighted[k + width] - weighted[k]
-                    power = total * total / (weight[k + width] - weight[k])
-                    if power > best:
-                        best, at = power, k
-            total = weighted[at + width] - weighted[at]
-            columns[i, 3 + 2 * j], columns[i, 4 + 2 * j] = np.copysign(np.sqrt(best), total), at
+            weighted[k + 1] = weighted[k] + residual[i, k] * weight[i, k]
+            total[k + 1] = total[k] + weight[i, k]
+            count[k + 1] = count[k] + (weight[i, k] > 0)
+        column = 0
+        for widths, is_trough in ((band_widths, False), (trough_widths, True)):
+            for width in widths:
+                best, at = 0.0, 0
+                for k in range(n_wavelength - width + 1):
+                    # a window that is mostly unmeasured says nothing
+                    if count[k + width] - count[k] > 0.5 * width:
+                        inside = weighted[k + width] - weighted[k]
+                        power = inside * inside / (total[k + width] - total[k])
+                        if power > best and not (is_trough and inside > 0):
+                            best, at = power, k
+                significance = np.sqrt(best)
+                if not is_trough and weighted[at + width] < weighted[at]:
+                    significance = -significance
+                columns[i, column], columns[i, column + 1] = significance, at
+                column += 2
 
 
-@lru_cache(maxsize=4)
+def _of_model(name):
+    return name.split(".")[0].isdigit()
+
+
+@lru_cache(maxsize=8)
 def _cached_model(name, config, weights):
     return model_from_bytes((name, dict(config)), weights)
 

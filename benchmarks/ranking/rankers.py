@@ -197,7 +197,7 @@ class AstroLab:
     def score(self, spectra):
         """Score among the training spectra, and keep the columns of the ranking's parts."""
         both = together(self.training, rest_frame(spectra, self.grid))
-        ranking, _ = score_anomalies(self.model, both, seed=self.seed)
+        ranking = score_anomalies(self.model, both, seed=self.seed).ranking
         ranking = ranking[ranking["targetid"].isin(spectra["targetid"].values)]
         return ranking.assign(score=ranking["anomaly_score"])
 
@@ -212,7 +212,7 @@ BASELINES = {
     "latent density": LatentDensity,
 }
 # columns of the table that AstroLab gives, beside anomaly_score, ranked as if they were rankers
-PARTS = {"AstroLab: chi2": "score_chi2", "AstroLab: band": "score_band", "AstroLab: isolation": "score_isolation"}
+PARTS = {"AstroLab: chi2": "score_chi2", "AstroLab: raw": "raw_score"}
 
 
 def load_plugin(name):

@@ -1,0 +1,297 @@
+"""The scale of a survey: what turns raw scores into ones that mean the same at every redshift, S/N and coverage.
+
+It is learned from the survey once; any other spectrum, or the same with some pixels left out, can then be placed on it.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+from scipy.spatial import cKDTree
+from scipy.stats import false_discovery_control
+
+from astrolab.anomaly.artefacts import ARTEFACT_SCORES
+from astrolab.anomaly.calibration import Peers, compare_with_peers, equal_tails, fit_peers, upper_tails
+from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
+from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
+from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
+
+SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
+
+# what an artefact explains is taken off: all of the artefact score beyond what one in six ordinary objects has
+_ARTEFACT_WEIGHT = 1.0
+_ARTEFACT_FREE = 1.0
+
+# latent vectors that others are compared with, and how many of the nearest
+_N_LATENT = 10_000
+_N_NEAREST = 10
+
+
+@dataclass(frozen=True)
+class MemberScale:
+    """What one model of an ensemble calls ordinary.
+
+    Attributes
+    ----------
+    latent : numpy.ndarray, shape (reference, n_latent)
+        Latent vectors of some thousand objects, each dimension divided by its spread.
+    latent_spread : numpy.ndarray, shape (n_latent,)
+        That spread.
+    peers : Peers
+        Of every single score.
+    tails : numpy.ndarray, shape (n_score,)
+        From `upper_tails`.
+    """
+
+    latent: np.ndarray
+    latent_spread: np.ndarray
+    peers: Peers
+    tails: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is ordinary in a survey; from `fit_scale`.
+
+    Attributes
+    ----------
+    ordinary : dict of str to numpy.ndarray
+        From `fit_shape`.
+    members : tuple of MemberScale
+        One a model.
+    combined : Peers
+        Of the combined score and the artefact score.
+    cells : Cells
+        Scores of the reference, for p-values.
+    sorted_score : numpy.ndarray, shape (object,)
+        Every ranked object's anomaly_score, falling: the rank that another score would have.
+    """
+
+    ordinary: dict
+    members: tuple
+    combined: Peers
+    cells: Cells
+    sorted_score: np.ndarray
+
+    def rank_of(self, anomaly_score):
+        """Return the rank, in the survey, that scores would have.
+
+        Parameters
+        ----------
+        anomaly_score : array-like
+            On this scale.
+
+        Returns
+        -------
+        numpy.ndarray of int
+            1 = above every object.
+        """
+        return 1 + np.searchsorted(-self.sorted_score, -np.asarray(anomaly_score, "float64"), side="left")
+
+
+def fit_scale(table, *, is_reference=None, seed=0):
+    """Learn the scale of a survey from the raw scores of its objects.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `raw_scores`, with a column ``redshift``; finite.
+    is_reference : numpy.ndarray, shape (object,), bool, optional
+        Objects that p-values are drawn among; by default all. Leave out what is known to be strange.
+    seed : int, optional
+        Seed of the reference samples of a large survey.
+
+    Returns
+    -------
+    Scale
+    """
+    ordinary = fit_shape(table)
+    n_members = _n_members(table)
+    shape = shape_scores(table, ordinary)
+    members = tuple(_fit_member(member_table(table, i), shape, seed) for i in range(n_members))
+    single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(members)]
+    combined = _combine(np.mean(single, axis=0))
+    peers = fit_peers(combined, _matched(table), seed)
+    score = _take_off(compare_with_peers(peers, combined, _matched(table)))
+    chosen = np.ones(len(table), bool) if is_reference is None else np.asarray(is_reference, bool)
+    cells = fit_cells(score[chosen], _matched(table)[chosen])
+    return Scale(ordinary, members, peers, cells, -np.sort(-score))
+
+
+def place_on_scale(scale, table, *, is_reference=None):
+    """Express raw scores on the scale of a survey.
+
+    Parameters
+    ----------
+    scale : Scale
+        Of the same models.
+    table : pandas.DataFrame
+        From `raw_scores`, with a column ``redshift``; finite.
+    is_reference : numpy.ndarray, shape (object,), bool, optional
+        Objects that the scale's p-values are drawn among; by default none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
+        parts ``ARTEFACT_SCORES``, in robust sigma above peers; ``p_value`` (conformal) and ``q_value`` (Benjamini &
+        Hochberg 1995, over this table), both of anomaly_score;
+        ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
+        one's own opinion.
+    """
+    shape = shape_scores(table, scale.ordinary)
+    single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(scale.members)]
+    mean = np.mean(single, axis=0)
+    matched = _matched(table)
+    combined = compare_with_peers(scale.combined, _combine(mean), matched)
+    result = pd.DataFrame(mean, columns=[*SCORES, *ARTEFACT_SCORES], index=table.index)
+    score = _take_off(combined)
+    for place, (name, column) in enumerate(
+        {"anomaly_score": score, "raw_score": combined[:, 0], "artefact_score": combined[:, 1]}.items()
+    ):
+        result.insert(place, name, column)
+    is_member = np.zeros(len(table), bool) if is_reference is None else is_reference
+    result["p_value"] = conformal_p_values(scale.cells, score, matched, is_member)
+    result["q_value"] = false_discovery_control(result["p_value"]) if len(result) else result["p_value"]
+    if len(single) > 1:
+        for i, one in enumerate(single):
+            result[f"score_{i}"] = _take_off(compare_with_peers(scale.combined, _combine(one), matched))
+    return result.join(shape[[f"z_{name}" for name in LINE_WINDOWS]])
+
+
+def save_scale(scale, path):
+    """Save a scale as one safetensors file.
+
+    Parameters
+    ----------
+    scale : Scale
+        From `fit_scale`.
+    path : path-like
+        File to write.
+    """
+    save_file({name: np.ascontiguousarray(array) for name, array in _flatten("", scale)}, path)
+
+
+def load_scale(path):
+    """Load what `save_scale` saved.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    Scale
+
+    Raises
+    ------
+    ValueError
+        If the file does not hold a scale.
+    """
+    arrays = load_file(path)
+    n_members = len({name.split(".")[1] for name in arrays if name.startswith("members.")})
+
+    def part(kind, prefix):
+        return kind(**{field.name: arrays[f"{prefix}.{field.name}"] for field in fields(kind)})
+
+    try:
+        members = tuple(
+            MemberScale(
+                latent=arrays[f"members.{i}.latent"],
+                latent_spread=arrays[f"members.{i}.latent_spread"],
+                peers=part(Peers, f"members.{i}.peers"),
+                tails=arrays[f"members.{i}.tails"],
+            )
+            for i in range(n_members)
+        )
+        ordinary = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("ordinary.")}
+        cells = part(Cells, "cells")
+        return Scale(ordinary, members, part(Peers, "combined"), cells, arrays["sorted_score"])
+    except KeyError as error:
+        raise ValueError(f"'{path}' is no scale: it has no {error}; expected what save_scale wrote.") from error
+
+
+def _flatten(prefix, value):
+    """Yield name and array of everything that a scale holds."""
+    if isinstance(value, np.ndarray):
+        yield prefix[1:], value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flatten(f"{prefix}.{name}", part)
+    elif isinstance(value, tuple):
+        for i, part in enumerate(value):
+            yield from _flatten(f"{prefix}.{i}", part)
+    else:
+        for field in fields(value):
+            yield from _flatten(f"{prefix}.{field.name}", getattr(value, field.name))
+
+
+def _n_members(table):
+    return sum(name.split(".")[-1] == "log_chi2" for name in table)
+
+
+def _matched(table):
+    return table[["redshift", "snr_rest", "n_good"]].to_numpy("float64")
+
+
+def _latent(table):
+    return table[[name for name in table if name.startswith("latent_")]].to_numpy("float64")
+
+
+def _fit_member(table, shape, seed):
+    latent = _latent(table)
+    rows = np.arange(len(latent))
+    if len(rows) > _N_LATENT:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _N_LATENT, replace=False))
+    # a latent dimension that the model does not use has next to no spread, and must not count
+    spread = np.maximum(latent[rows].std(axis=0), 0.1)
+    reference = latent[rows] / spread
+    raw = _raw_values(table, shape, reference, spread)
+    peers = fit_peers(raw, _matched(table), seed)
+    return MemberScale(reference, spread, peers, upper_tails(compare_with_peers(peers, raw, _matched(table))))
+
+
+def _member_scores(table, shape, member):
+    """Return SCORES and ARTEFACT_SCORES in sigma above peers, shape (object, n_score)."""
+    raw = _raw_values(table, shape, member.latent, member.latent_spread)
+    calibrated = equal_tails(compare_with_peers(member.peers, raw, _matched(table)), member.tails)
+    n_troughs = len(TROUGH_WIDTHS)
+    troughs = calibrated[:, 1 : 1 + n_troughs].max(axis=1, keepdims=True)
+    return np.concatenate([calibrated[:, :1], troughs, calibrated[:, 1 + n_troughs :]], axis=1)
+
+
+def _raw_values(table, shape, reference, spread):
+    """Return the raw score of each kind, larger = stranger: χ², troughs of each width, shape, latent, artefacts."""
+    troughs = [np.log1p(table[f"trough_{width}"]) for width in TROUGH_WIDTHS]
+    columns = [table["log_chi2"], *troughs, shape["weak_lines"], shape["bent_continuum"]]
+    columns.append(_isolation(_latent(table) / spread, reference))
+    return np.column_stack([*columns, *(table[name] for name in ARTEFACT_SCORES)]).astype("float64")
+
+
+def _isolation(latent, reference):
+    """Return ln of the mean distance to the nearest vectors of the reference other than the object's own."""
+    n_nearest = min(_N_NEAREST, len(reference) - 1)
+    if n_nearest < 1:
+        return np.zeros(len(latent))
+    distance, _ = cKDTree(reference).query(latent, k=n_nearest + 1, workers=-1)
+    is_own = distance[:, :1] == 0
+    distance = np.where(is_own, distance[:, 1:], distance[:, :-1])
+    return np.log(distance.mean(axis=1) + 1e-3)
+
+
+def _combine(single):
+    """Combine single scores: the length of what is above the peers. Columns anomaly and artefact."""
+    n_scores = len(SCORES)
+    return np.column_stack([_length(single[:, :n_scores]), _length(single[:, n_scores:])])
+
+
+def _take_off(combined):
+    """Take what an artefact explains off the raw score."""
+    return combined[:, 0] - _ARTEFACT_WEIGHT * np.maximum(combined[:, 1] - _ARTEFACT_FREE, 0)
+
+
+def _length(scores):
+    length = np.sqrt((np.maximum(scores, 0) ** 2).sum(axis=1))
+    return np.where(length > 0, length, scores.max(axis=1))
