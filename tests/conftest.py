@@ -29,6 +29,27 @@ def _own_home(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def postgresql_server():
+    """A real PostgreSQL of this test session; a test that needs it skips where there is none."""
+    pytest.importorskip("psycopg")
+    from benchmarks.postgresql import NoPostgresqlError, temporary_server
+
+    try:
+        with temporary_server() as server:
+            yield server
+    except NoPostgresqlError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request, tmp_path):
+    """The URL of an empty catalog, of each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return request.getfixturevalue("postgresql_server").new_database()
+
+
+@pytest.fixture(scope="session")
 def hear_interrupts():
     """Return what a child process calls first so that SIGINT reaches it, also where the tests run in the background."""
     return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

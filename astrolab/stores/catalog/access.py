@@ -68,8 +68,12 @@ class Catalog:
     def __init__(self, url):
         self.name = url.render_as_string(hide_password=True)
         engine = make_engine(url)
-        with explained(self.name, "opened"):
-            upgrade_schema(engine.execution_options(is_writer=True), self.name)
+        try:
+            with explained(self.name, "opened"):
+                upgrade_schema(engine.execution_options(is_writer=True), self.name)
+        except CatalogError:
+            engine.dispose()
+            raise
         self._engine = must_exist(engine)
         self._writer = GroupCommit(self._engine.execution_options(is_writer=True))
 
@@ -291,10 +295,7 @@ class Catalog:
                 log(connection, user, "offer", time, run_id, details={"n_objects": len(objects)})
             return connection.execute(sa.select(RUNS).where(RUNS.c.run_id == run_id)).one()._asdict()
 
-        known = self._find(RUNS, RUNS.c.run_id == run_id)
-        if known is not None:
-            return known
-        return self._write(store)
+        return self._find(RUNS, RUNS.c.run_id == run_id) or self._write(store)
 
     def offered(self, run_id):
         """Return the objects that a run offers for vetting, by rank.
@@ -317,8 +318,7 @@ class Catalog:
 
     def role_of(self, user):
         """Return a user's role as `set_role` stored it, or None."""
-        found = self._find(USERS, USERS.c.name == user)
-        return found and found["role"]
+        return (self._find(USERS, USERS.c.name == user) or {}).get("role")
 
     def set_role(self, user, role, *, by):
         """Give a user a role; the audit log keeps every change.
