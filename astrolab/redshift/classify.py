@@ -7,6 +7,7 @@ import pandas as pd
 from astropy.table import Table
 
 from astrolab.redshift.hypotheses import SAME_VELOCITY, scan_redshifts, velocity_between
+from astrolab.redshift.network import COLUMNS, NAMES
 from astrolab.schema import NO_REDSHIFT, WAVELENGTH
 from astrolab.stores.publish import write_whole
 
@@ -32,14 +33,20 @@ WARNINGS = {
 }
 
 DELTA_CHI2_MIN = 16.0  # residuals of the sky reach 9, as independent pixels would not
+DELTA_SCORE_MIN = 25.0  # the same with the network, which may say 74 on its own
 _COVERAGE_MIN = 0.3  # part of the grid's pixels
 _N_BEST = 5
 # χ² differences are divided by this before they become probabilities: see `class_probability`
-TEMPERATURE = 2.0
+TEMPERATURE, TEMPERATURE_NETWORK = 2.0, 6.0
+_UNFORESEEN = 0.015  # of the surest answers on simulated spectra are wrong: blends, clusters of cosmic rays
 
 
-def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None):
+def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None, with_network=True):
     """Give every spectrum a class and a redshift.
+
+    The scan of all templates over all redshifts and a small network judge together: the network's redshift seeds a
+    hypothesis of the scan, quasars with broad absorption are fitted again without it, and of all hypotheses the one of
+    the least score (χ² less 8 for each nat of the network's log-probability) is the answer. The others are kept.
 
     Parameters
     ----------
@@ -52,15 +59,20 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None)
         Where the matrix products run: ``"cpu"``, ``"cuda"``, or ``"auto"`` for a GPU if there is one.
     chunks_dir : path-like, optional
         Folder that keeps what each chunk gave as soon as it is there: the same call after a crash goes on.
+    with_network : bool, optional
+        False leaves the network, and what it seeds, out.
 
     Returns
     -------
     pandas.DataFrame
         One row an object, in order: targetid; spectype (QSO, GALAXY, STAR), subtype; redshift, redshift_err (1 sigma,
-        statistical); redshift_warning (bits in `WARNINGS`, 0 = good); delta_chi2 (to the next redshift or to a spectrum
-        without features, whichever is nearer); probability (see `class_probability`); chi2; n_good (pixels); and
-        spectype_k, redshift_k, delta_chi2_k of the hypotheses k = 2 … 5 (spectype '' where there is none). Of an object
-        without a good pixel spectype is '' and redshift NaN.
+        statistical; see `redshift_intervals`); redshift_warning (bits in `WARNINGS`, 0 = good); delta_chi2 (of the
+        score, to the next redshift or to a spectrum without features, whichever is nearer; without the network of χ²);
+        probability (see `class_probability`); source (scan, network or trough, see `scan_redshifts`);
+        spectype_scan and redshift_scan (of the least χ² of the scan alone); spectype_network ('' for an empty
+        spectrum), redshift_network (0 for stars) and probability_network; bal_probability (of broad absorption, if it
+        is a quasar); chi2; n_good (pixels); and spectype_k, redshift_k, delta_chi2_k, source_k of the hypotheses
+        k = 2 … 5 (spectype '' where there is none). Of an object without a good pixel spectype is '' and redshift NaN.
 
     Raises
     ------
@@ -80,60 +92,86 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None)
     >>> al.classify_spectra(spectra)["redshift_warning"].dtype
     dtype('int64')
     """
-    table = scan_redshifts(spectra, templates, n_best=_N_BEST, device=device, chunks_dir=chunks_dir)
+    options = {"n_best": _N_BEST, "device": device, "chunks_dir": chunks_dir, "with_network": with_network}
+    table = scan_redshifts(spectra, templates, **options)
     found = {name: column.to_numpy().reshape(-1, _N_BEST) for name, column in table.items()}
-    delta = found["chi2"] - found["chi2"][:, :1]
+    delta = found["score"] - found["score"][:, :1]
     has_answer = np.isfinite(found["chi2"][:, 0])
-    delta_chi2 = np.fmin(_delta_to_other_redshift(found, delta), found["chi2_smooth"][:, 0] - found["chi2"][:, 0])
+    delta_chi2 = np.fmin(_delta_to_other_redshift(found, delta), found["score_smooth"][:, 0] - found["score"][:, 0])
     delta_chi2 = np.where(has_answer, delta_chi2, 0)
     is_target = spectra["is_target"].values if "is_target" in spectra.coords else np.ones(len(delta), bool)
     coverage = found["n_good"][:, 0] / spectra.sizes[WAVELENGTH]
-    answers = pd.DataFrame(
-        {
-            "targetid": found["targetid"][:, 0],
-            "spectype": found["spectype"][:, 0].astype(str),
-            "subtype": found["subtype"][:, 0].astype(str),
-            "redshift": found["redshift"][:, 0],
-            "redshift_err": found["redshift_err"][:, 0],
-            "redshift_warning": _warnings(found, delta_chi2, is_target, coverage),
-            "delta_chi2": delta_chi2,
-            "probability": class_probability(found),
-            "chi2": found["chi2"][:, 0],
-            "n_good": found["n_good"][:, 0],
-        }
-    )
+    is_small = delta_chi2 < (DELTA_SCORE_MIN if with_network else DELTA_CHI2_MIN)
+    columns = {
+        "targetid": found["targetid"][:, 0],
+        "spectype": found["spectype"][:, 0].astype(str),
+        "subtype": found["subtype"][:, 0].astype(str),
+        "redshift": found["redshift"][:, 0],
+        "redshift_err": found["redshift_err"][:, 0],
+        "redshift_warning": _warnings(found, is_small, is_target, coverage),
+        "delta_chi2": delta_chi2,
+        "probability": class_probability(found, TEMPERATURE_NETWORK if with_network else TEMPERATURE),
+        "source": found["source"][:, 0].astype(str),
+    }
+    columns |= _opinions(found)
+    columns |= {"chi2": found["chi2"][:, 0], "n_good": found["n_good"][:, 0]}
     for k in range(1, _N_BEST):
-        answers[f"spectype_{k + 1}"] = found["spectype"][:, k].astype(str)
-        answers[f"redshift_{k + 1}"] = found["redshift"][:, k]
-        answers[f"delta_chi2_{k + 1}"] = delta[:, k]
-    return answers
+        columns[f"spectype_{k + 1}"] = found["spectype"][:, k].astype(str)
+        columns[f"redshift_{k + 1}"] = found["redshift"][:, k]
+        columns[f"delta_chi2_{k + 1}"] = delta[:, k]
+        columns[f"source_{k + 1}"] = found["source"][:, k].astype(str)
+    return pd.DataFrame(columns)
+
+
+def _opinions(found):
+    """Return what the scan says alone, and the network alone."""
+    rows = np.arange(len(found["chi2"]))
+    chi2 = np.where((found["source"] != "trough") & np.isfinite(found["chi2"]), found["chi2"], np.inf)
+    best = chi2.argmin(axis=1)
+    has_scan = np.isfinite(chi2[rows, best])
+    own = {name: found[name][:, 0] for name in COLUMNS}
+    shares = np.stack([own["p_qso"], own["p_galaxy"], own["p_star"], own["p_nothing"]], axis=1)
+    knows = np.isfinite(shares).all(axis=1) & (found["n_good"][:, 0] > 0)
+    kind = np.where(knows, np.nan_to_num(shares).argmax(axis=1), 3)
+    zero, one = np.zeros(len(rows)), np.ones(len(rows))
+    redshift = np.stack([own["redshift_qso"], own["redshift_galaxy"], zero, zero * np.nan])[kind, rows]
+    near = np.stack([own["p_bin_qso"], own["p_bin_galaxy"], one, one])[kind, rows]
+    return {
+        "spectype_scan": np.where(has_scan, found["spectype"][rows, best], "").astype(str),
+        "redshift_scan": np.where(has_scan, found["redshift"][rows, best], np.nan),
+        "spectype_network": np.array(NAMES)[kind],
+        "redshift_network": redshift,
+        "probability_network": np.where(knows, shares[rows, kind] * near, np.nan),
+        "bal_probability": np.where(knows, own["p_bal"], np.nan),
+    }
 
 
 def class_probability(found, temperature=TEMPERATURE):
     """Return the probability that class and redshift of the best hypothesis are right.
 
-    The weights ``exp(-Δχ² / (2 temperature))`` of the hypotheses kept and of a spectrum without features, divided by
-    their sum: a temperature above 1 because templates are not perfect and pixels not independent. It is the one that
-    makes the probabilities of simulated spectra most likely given which answers were right
-    (``python -m benchmarks.redshift`` prints it).
+    The weights ``exp(-Δ / (2 temperature))`` of the hypotheses kept and of a spectrum without features, divided by
+    their sum, where Δ is a difference of scores: a temperature above 1 because templates are not perfect, pixels not
+    independent, and the network has learned from the same light. It is the one that makes the probabilities of
+    simulated spectra, and of real ones that the network was not trained on, most likely given which answers were right
+    (``python -m benchmarks.redshift`` prints how often they are). Never above 0.985: some failures no fit foresees.
 
     Parameters
     ----------
     found : dict of str to numpy.ndarray, shape (n_object, n_hypothesis)
-        chi2 and chi2_smooth, as `scan_redshifts` gives them.
+        score and score_smooth, as `scan_redshifts` gives them, best first.
     temperature : float, optional
         Divides the differences.
 
     Returns
     -------
     numpy.ndarray, shape (n_object,)
-        Between 0 and 1; 0 where there is no hypothesis.
+        Between 0 and 0.985; 0 where there is no hypothesis.
     """
-    chi2 = np.concatenate([found["chi2"], found["chi2_smooth"][:, :1]], axis=1)
-    chi2 = np.where(np.isfinite(chi2), chi2, np.inf)
-    lowest = chi2.min(axis=1, keepdims=True)
-    weight = np.exp(-0.5 / temperature * (chi2 - np.where(np.isfinite(lowest), lowest, 0)))
-    return weight[:, 0] / np.maximum(weight.sum(axis=1), 1e-300)
+    score = np.concatenate([found["score"], found["score_smooth"][:, :1]], axis=1)
+    score = np.where(np.isfinite(score), score, np.inf)
+    lowest = score.min(axis=1, keepdims=True)
+    weight = np.exp(-0.5 / temperature * (score - np.where(np.isfinite(lowest), lowest, 0)))
+    return (1 - _UNFORESEEN) * weight[:, 0] / np.maximum(weight.sum(axis=1), 1e-300)
 
 
 def save_redrock(answers, path):
@@ -170,19 +208,19 @@ def save_redrock(answers, path):
 
 
 def _delta_to_other_redshift(found, delta):
-    """Difference of χ² to the best hypothesis at another redshift; two classes at one redshift agree about it."""
+    """Difference of scores to the best hypothesis at another redshift; two classes at one redshift agree about it."""
     apart = velocity_between(found["redshift"], found["redshift"][:, :1]) >= SAME_VELOCITY
     return np.where(apart & np.isfinite(delta), delta, np.inf).min(axis=1)
 
 
-def _warnings(found, delta_chi2, is_target, coverage):
-    bits = np.zeros(len(delta_chi2), "int64")
+def _warnings(found, is_small, is_target, coverage):
+    bits = np.zeros(len(is_small), "int64")
     no_data = found["n_good"][:, 0] == 0
     no_answer = ~np.isfinite(found["chi2"][:, 0])
     for bit, where in (
         (SKY, ~is_target),
         (LITTLE_COVERAGE, coverage < _COVERAGE_MIN),
-        (SMALL_DELTA_CHI2, delta_chi2 < DELTA_CHI2_MIN),
+        (SMALL_DELTA_CHI2, is_small),
         (NEGATIVE_MODEL, found["is_negative"][:, 0]),
         (AT_LIMIT, found["is_at_edge"][:, 0]),
         (NO_DATA | NO_REDSHIFT, no_data),

@@ -7,8 +7,10 @@ import pandas as pd
 import torch
 
 from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.redshift.network import COLUMNS, judge_spectra
 from astrolab.redshift.refine import CHI2, IS_MINIMUM, MEAN_MODEL, REDSHIFT, REDSHIFT_ERR, refine_minima
 from astrolab.redshift.scan import BATCH, best_minima, bin_spectra, clean_spectra, plan_all, scan_batch
+from astrolab.redshift.second_opinion import network_seeds, refit_absorbed, score_of, seeded_minima
 from astrolab.redshift.templates import open_templates
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
 from astrolab.stores.passes import map_chunks
@@ -19,13 +21,13 @@ _N_MINIMA = 3  # of each set in the coarse scan
 _N_REFINED = 5  # best of all sets that are refined, beside the best of each class
 _NEAR = 300.0  # of χ²: the coarse scan, half a step off narrow lines, may err by as much
 _CHUNK = 1024
-# columns of a block: these of the spectrum, then five of each hypothesis
-_SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth")
-_HYPOTHESIS = ("set", "redshift", "redshift_err", "chi2", "flags")
-AT_EDGE, IS_NEGATIVE, NO_MINIMUM = 1, 2, 4
+# columns of a block: these of the spectrum, then six of each hypothesis
+_SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth", "score_smooth", *COLUMNS)
+_HYPOTHESIS = ("set", "redshift", "redshift_err", "chi2", "flags", "score")
+AT_EDGE, IS_NEGATIVE, NO_MINIMUM, FROM_NETWORK, WITHOUT_TROUGHS = 1, 2, 4, 8, 16
 
 
-def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_dir=None):
+def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_dir=None, with_network=False):
     """Find the best hypotheses of class and redshift for every spectrum.
 
     A coarse scan over all template sets and redshifts as matrix products (`astrolab.redshift.scan`), then a refinement
@@ -45,14 +47,20 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
     chunks_dir : path-like, optional
         Folder that keeps each chunk's hypotheses as soon as they are there: the same call after a crash goes on.
 
+    with_network : bool, optional
+        Ask the network too: it seeds hypotheses, those of quasars with broad absorption are refitted without it, and
+        hypotheses are sorted by `score`. Without it by chi2.
+
     Returns
     -------
     pandas.DataFrame
         `n_best` rows an object, in the order of the objects and best first: targetid; hypothesis (1 is the best);
         spectype, subtype; redshift, redshift_err (1 sigma, statistical); chi2 (-2 ln evidence; χ² for templates without
-        priors); is_at_edge, is_negative, is_minimum; and of the spectrum n_good (pixels), is_poor (it had invalid
-        pixels), chi2_null (of no model) and chi2_smooth (of a spectrum without features). A hypothesis that there is
-        not has spectype '' and redshift NaN.
+        priors); score (chi2 less what the network says for it); source (scan, network: the scan near the network's
+        redshift, or trough: fitted without broad absorption); is_at_edge, is_negative, is_minimum; and of the spectrum
+        n_good (pixels), is_poor (it had invalid pixels), chi2_null (of no model), chi2_smooth and score_smooth (of a
+        spectrum without features), and the network's probabilities and redshifts (NaN without it; see
+        `astrolab.redshift.network.judge_spectra`). A hypothesis that there is not has spectype '' and redshift NaN.
 
     Raises
     ------
@@ -88,6 +96,7 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
         templates=dask.delayed(templates, pure=True, traverse=False),
         n_best=n_best,
         device=device,
+        with_network=with_network,
         n_columns=len(_SPECTRUM) + n_best * len(_HYPOTHESIS),
         dtype="float64",
         chunks_dir=chunks_dir,
@@ -95,7 +104,7 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
     return _table(block, spectra["targetid"].values, templates, n_best)
 
 
-def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu"):
+def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu", with_network=False):
     """Find the hypotheses of the spectra of one chunk.
 
     Parameters
@@ -110,20 +119,20 @@ def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu"):
         Hypotheses to keep.
     device : str, optional
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
+    with_network : bool, optional
+        Ask the network too.
 
     Returns
     -------
-    numpy.ndarray, shape (n_object, 4 + 5 n_best), float64
+    numpy.ndarray, shape (n_object, 14 + 6 n_best), float64
         See `scan_redshifts`; all numbers, so that Dask can hold them.
     """
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one thread a worker, and so the same sums in the same order everywhere
     try:
-        starts = range(0, len(flux), BATCH)
-        parts = [
-            _batch_hypotheses(flux[i : i + BATCH], ivar[i : i + BATCH], wavelength, templates, n_best, device)
-            for i in starts
-        ]
+        rows = [slice(i, i + BATCH) for i in range(0, len(flux), BATCH)]
+        rest = wavelength, templates, n_best, device, with_network
+        parts = [_batch_hypotheses(flux[own], ivar[own], *rest) for own in rows]
     finally:
         torch.set_num_threads(n_threads)
     return np.concatenate(parts) if parts else np.empty((0, len(_SPECTRUM) + n_best * len(_HYPOTHESIS)))
@@ -152,39 +161,118 @@ def chi2_curve(spectrum, one):
     return pd.DataFrame({"redshift": plan.redshift[::-1], "chi2": null - gain[::-1]})
 
 
-def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device):
+def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_network):
     flux, weight, is_poor = clean_spectra(flux, ivar, wavelength)
     plans = plan_all(templates, wavelength)
-    candidates = _coarse_candidates(flux, weight, wavelength, templates, plans, device)
+    judgement, log_probability = np.full((len(flux), len(COLUMNS)), np.nan), None
+    if with_network:
+        judgement, log_probability = judge_spectra(flux, weight, wavelength)
+    candidates = _coarse_candidates(flux, weight, wavelength, templates, plans, device, network_seeds(judgement))
     found = _refined(flux, weight, wavelength, templates, plans, *candidates)
-    chi2_smooth = np.full(len(flux), np.inf)
-    for i, one in enumerate(templates):
-        if not one.spectype:
-            chi2_smooth = np.fmin(chi2_smooth, np.where(found[..., 0] == i, found[..., 3], np.inf).min(axis=1))
+    _fill_scores(found, templates, log_probability)
+    if with_network:
+        found = _with_refits(found, flux, weight, wavelength, templates, judgement[:, COLUMNS.index("p_bal")])
+        _fill_scores(found, templates, log_probability)
     out = np.full((len(flux), len(_SPECTRUM) + n_best * len(_HYPOTHESIS)), np.nan)
     out[:, 0], out[:, 1] = np.count_nonzero(weight > 0, axis=1), is_poor
-    out[:, 2], out[:, 3] = np.sum(weight.astype("float64") * flux.astype("float64") ** 2, axis=1), chi2_smooth
+    out[:, 2] = np.sum(weight.astype("float64") * flux.astype("float64") ** 2, axis=1)
+    out[:, 3:5], out[:, 5 : len(_SPECTRUM)] = np.inf, judgement
+    for i, one in enumerate(templates):
+        if not one.spectype:
+            is_own = found[..., 0] == i
+            for column, value in ((3, found[..., 3]), (4, found[..., 5])):
+                out[:, column] = np.fmin(out[:, column], np.where(is_own, value, np.inf).min(axis=1))
     for row, own in zip(out, found, strict=True):
         best = _distinct(own, templates, n_best)
         row[len(_SPECTRUM) : len(_SPECTRUM) + best.size] = best.ravel()
     return out
 
 
-def _coarse_candidates(flux, weight, wavelength, templates, plans, device):
-    """Redshift of each minimum to refine (NaN for the others), and whether it may win: (n_set, _N_MINIMA, n_object)."""
+def _fill_scores(found, templates, log_probability):
+    classes = np.array([*(one.spectype for one in templates), ""])
+    number = np.where(np.isfinite(found[..., 0]), found[..., 0], len(templates)).astype("int64")
+    found[..., 5] = score_of(found[..., 3], log_probability, classes[number], found[..., 1])
+
+
+def _with_refits(found, flux, weight, wavelength, templates, p_bal):
+    """Add the quasars that were refitted without their troughs to what was found."""
+    is_quasar = np.array([one.spectype == "QSO" for one in templates] + [False])
+    is_bal_set = np.array([(one.spectype, one.subtype) == ("QSO", "BAL") for one in templates] + [False])
+    parts = [[] for _ in found]
+    for i, own in enumerate(found):
+        own = own[np.isfinite(own[:, 5])]
+        own = own[np.argsort(own[:, 5])]
+        number = own[:, 0].astype("int64")
+        if not own.size or not (is_quasar[number[0]] or p_bal[i] > 0.5):
+            continue
+        quasars = _apart(own[is_quasar[number], 1])
+        has_bal_set = bool(is_bal_set[number[:2]].any())
+        fits = refit_absorbed(flux[i], weight[i], np.log10(wavelength), templates, quasars, p_bal[i], has_bal_set)
+        parts[i] = [_row(one, fit, WITHOUT_TROUGHS) for one, fit in fits]
+    extra = np.full((len(found), max(map(len, parts), default=0), len(_HYPOTHESIS)), np.nan)
+    for i, rows in enumerate(parts):
+        if rows:
+            extra[i, : len(rows)] = rows
+    return np.concatenate([found, extra], axis=1)
+
+
+def _apart(redshifts):
+    """Return the redshifts, best first, without those that are near a better one."""
+    kept = []
+    for redshift in redshifts:
+        if all(velocity_between(redshift, other) > SAME_VELOCITY for other in kept):
+            kept.append(redshift)
+    return np.array(kept)
+
+
+def _row(number, fit, flags):
+    flags = flags + IS_NEGATIVE * (fit[MEAN_MODEL] <= 0) + NO_MINIMUM * (fit[IS_MINIMUM] == 0)
+    return [number, fit[REDSHIFT], fit[REDSHIFT_ERR], fit[CHI2], flags, np.nan]
+
+
+def _coarse_candidates(flux, weight, wavelength, templates, plans, device, seeds):
+    """Redshift of each minimum to refine (NaN for the others), and whether it may win: (n_set, n_place, n_object).
+
+    The last place is the one near the network's redshift.
+    """
     padded = [np.zeros((BATCH, flux.shape[1]), "float32") for _ in range(2)]
     padded[0][: len(flux)], padded[1][: len(flux)] = flux, weight
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     binned = [one.to(device) for one in bin_spectra(*padded, wavelength)]
-    redshift = np.full((len(templates), _N_MINIMA, len(flux)), np.nan)
+    redshift = np.full((len(templates), _N_MINIMA + 1, len(flux)), np.nan)
     gain = np.full(redshift.shape, -np.inf)
     with torch.inference_mode():
         for i, plan in enumerate(plans):
             n_minima = 1 if len(plan.redshift) < 100 else _N_MINIMA
-            places, gains = best_minima(scan_batch(*binned, plan), plan, n_minima)
+            scanned = scan_batch(*binned, plan)
+            places, gains = best_minima(scanned, plan, n_minima)
             redshift[i, :n_minima], gain[i, :n_minima] = places[: len(flux)].T, gains[: len(flux)].T
+            seed = seeds.get(templates[i].spectype)
+            if seed is not None and np.isfinite(seed).any():
+                scanned = scanned[: len(flux)].cpu().numpy()
+                redshift[i, -1], gain[i, -1] = seeded_minima(scanned, plan.redshift, seed)
     near = gain > gain.max(axis=(0, 1)) - _NEAR
-    return np.where(_is_chosen(gain, templates), redshift, np.nan), near
+    chosen = _is_chosen(gain[:, :-1], templates)
+    chosen = np.concatenate([chosen, _is_new_seed(redshift, gain, chosen, templates)[:, None]], axis=1)
+    near[:, -1] = True
+    return np.where(chosen, redshift, np.nan), near
+
+
+def _is_new_seed(redshift, gain, chosen, templates):
+    """Choose the best set at the network's redshift, unless its class is refined there anyway: (n_set, n_object)."""
+    new = np.zeros(gain[:, -1].shape, bool)
+    classes = np.array([one.spectype for one in templates])
+    for spectype in ("QSO", "GALAXY"):
+        rows = np.flatnonzero(classes == spectype)
+        if not rows.size:
+            continue
+        best = rows[np.argmax(gain[rows, -1], axis=0)]
+        every = np.arange(new.shape[1])
+        seed = redshift[best, -1, every]
+        there = np.where(chosen[rows], redshift[rows, :-1], np.inf)
+        is_known = (velocity_between(there, seed) < SAME_VELOCITY).any(axis=(0, 1))
+        new[best, every] = np.isfinite(seed) & ~is_known
+    return new
 
 
 def _is_chosen(gain, templates):
@@ -200,13 +288,14 @@ def _is_chosen(gain, templates):
 
 
 def _refined(flux, weight, wavelength, templates, plans, candidates, near):
-    """Every refined minimum: shape (n_object, n_set * _N_MINIMA, 5), as in `_HYPOTHESIS`."""
+    """Every refined minimum: shape (n_object, n_set * n_place, 6), as in `_HYPOTHESIS`, without the score."""
     log_wavelength = np.log10(wavelength)
-    out = np.full((len(flux), len(templates) * _N_MINIMA, len(_HYPOTHESIS)), np.nan)
+    n_place = candidates.shape[1]
+    out = np.full((len(flux), len(templates) * n_place, len(_HYPOTHESIS)), np.nan)
     has_data = (weight > 0).any(axis=1)
     for i, (one, plan) in enumerate(zip(templates, plans, strict=True)):
         limits = plan.redshift[-1], plan.redshift[0]
-        for k in range(_N_MINIMA):
+        for k in range(n_place):
             start = np.where(has_data, candidates[i, k], np.nan)
             rows = np.flatnonzero(np.isfinite(start))
             if not rows.size:
@@ -216,16 +305,17 @@ def _refined(flux, weight, wavelength, templates, plans, candidates, near):
             at_edge = (fit[:, REDSHIFT] < limits[0] + margin) | (fit[:, REDSHIFT] > limits[1] - margin)
             flags = AT_EDGE * (at_edge & (len(plan.redshift) > 1))
             flags = flags + IS_NEGATIVE * (fit[:, MEAN_MODEL] <= 0) + NO_MINIMUM * (fit[:, IS_MINIMUM] == 0)
+            flags = flags + FROM_NETWORK * (k == _N_MINIMA)
             columns = [np.full(len(rows), i), fit[:, REDSHIFT], fit[:, REDSHIFT_ERR], fit[:, CHI2], flags]
-            out[rows, i * _N_MINIMA + k] = np.stack(columns, axis=1)
+            out[rows, i * n_place + k, :-1] = np.stack(columns, axis=1)
     return out
 
 
 def _distinct(own, templates, n_best):
     """Keep the best hypotheses of one spectrum that differ in class or in velocity, best first."""
-    own = own[np.isfinite(own[:, 3])]
+    own = own[np.isfinite(own[:, 5])]
     kept = []
-    for one in own[np.lexsort((own[:, 0], own[:, 3]))]:
+    for one in own[np.lexsort((own[:, 0], own[:, 5]))]:
         spectype = templates[int(one[0])].spectype
         if not spectype or len(kept) == n_best:
             continue
@@ -258,6 +348,8 @@ def _table(block, targetid, templates, n_best):
             "redshift": own[:, 1],
             "redshift_err": own[:, 2],
             "chi2": own[:, 3],
+            "score": own[:, 5],
+            "source": np.select([flags & WITHOUT_TROUGHS > 0, flags & FROM_NETWORK > 0], ["trough", "network"], "scan"),
             "is_at_edge": flags & AT_EDGE > 0,
             "is_negative": flags & IS_NEGATIVE > 0,
             "is_minimum": flags & NO_MINIMUM == 0,

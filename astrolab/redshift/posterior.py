@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from astrolab.lines import SPEED_OF_LIGHT
-from astrolab.redshift.classify import TEMPERATURE
+from astrolab.redshift.classify import TEMPERATURE, TEMPERATURE_NETWORK
 from astrolab.redshift.refine import REDSHIFT, refine_minima
 from astrolab.redshift.scan import clean_spectra, plan_scan
 from astrolab.redshift.templates import open_templates
@@ -57,7 +57,7 @@ def redshift_intervals(answers, level=0.68):
 def redshift_pdf(hypotheses, redshift=None):
     """Return the probability density of the redshift of one object, from the minima of its χ².
 
-    Every hypothesis is one peak: as heavy as its -2 ln evidence says (see `classify_spectra` for the temperature), and
+    Every hypothesis is one peak: as heavy as its score says (see `classify_spectra` for the temperature), and
     as wide as its χ² curve and the scatter of simulated spectra say.
 
     Parameters
@@ -80,10 +80,11 @@ def redshift_pdf(hypotheses, redshift=None):
     True
     """
     own = hypotheses[np.isfinite(hypotheses["chi2"]) & np.isfinite(hypotheses["redshift_err"])]
-    centre, chi2 = own["redshift"].to_numpy(), own["chi2"].to_numpy()
+    centre, score = own["redshift"].to_numpy(), own["score"].to_numpy()
     spectype = own["spectype"].to_numpy()
     scale, freedom = _scatter(spectype, centre, own["redshift_err"].to_numpy())
-    weight = np.exp(-0.5 / TEMPERATURE * (chi2 - chi2.min(initial=np.inf))) if len(own) else chi2
+    temperature = TEMPERATURE_NETWORK if "p_qso" in own and own["p_qso"].notna().any() else TEMPERATURE
+    weight = np.exp(-0.5 / temperature * (score - score.min(initial=np.inf))) if len(own) else score
     weight = weight / max(weight.sum(), 1e-300)
     if redshift is None:
         steps = np.concatenate([-np.geomspace(1e3, 1e-2, 200), [0], np.geomspace(1e-2, 1e3, 200)])

@@ -5,7 +5,7 @@ from scipy.ndimage import binary_dilation, uniform_filter1d
 
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.redshift.line_fits import NOT_VISIBLE, absorption_index
-from astrolab.redshift.refine import CHI2, REDSHIFT, REDSHIFT_ERR, _fine_vectors, refine_minima
+from astrolab.redshift.refine import CHI2, REDSHIFT, _fine_vectors, refine_minima
 from astrolab.redshift.scan import _MIN_SIGNIFICANCE, _RIDGE
 from astrolab.redshift.templates import open_templates
 
@@ -18,6 +18,7 @@ _SMOOTH = 1000.0  # km/s over which residuals are averaged
 _SHORTEST = 1500.0  # km/s
 _MARGIN = 500.0  # km/s on either side of a trough, left out too
 _N_TURNS = 5
+_PIXEL_PRICE = 1.0  # of χ²
 _TROUGH_PRICE = 20.0  # of χ²: what a trough must explain to be believed
 _MOST = 0.5  # part of the good pixels that troughs may take
 ABSORPTION = (
@@ -87,13 +88,15 @@ def refit_quasar(flux, weight, log_wavelength, templates, redshift):
 
     Returns
     -------
-    redshift, redshift_err, chi2 : float
-        -2 ln evidence of the pixels outside the troughs, one for each pixel inside, and a price for each trough: so
-        that redshifts with other troughs can be compared. NaN where no set holds the redshift.
+    fit : numpy.ndarray, shape (5,)
+        As `astrolab.redshift.refine.refine_minima` gives it, but its -2 ln evidence is of the pixels outside the
+        troughs, plus a price for each pixel inside and each trough: so redshifts with other troughs can be compared.
+        NaN where no set holds the redshift, or troughs take more than half.
     """
     one = quasar_set(templates, redshift)
+    nothing = np.full(5, np.nan)
     if one is None:
-        return np.nan, np.nan, np.nan
+        return nothing
     limits = one.redshift_min, one.redshift_max
     for _ in range(2):
         _, is_trough = fit_quasar(flux, weight, log_wavelength, one, redshift)
@@ -101,12 +104,13 @@ def refit_quasar(flux, weight, log_wavelength, templates, redshift):
         fit = refine_minima(flux[None], kept[None], log_wavelength, one, np.array([redshift]), limits)[0]
         redshift = fit[REDSHIFT]
         if not np.isfinite(redshift):
-            return np.nan, np.nan, np.nan
+            return nothing
     n_masked = np.count_nonzero(is_trough & (weight > 0))
     if n_masked > _MOST * np.count_nonzero(weight > 0):
-        return np.nan, np.nan, np.nan
+        return nothing
     n_troughs = np.count_nonzero(np.diff(is_trough.astype(int)) == 1) + is_trough[0]
-    return redshift, fit[REDSHIFT_ERR], fit[CHI2] + n_masked + _TROUGH_PRICE * n_troughs
+    fit[CHI2] += _PIXEL_PRICE * n_masked + _TROUGH_PRICE * n_troughs
+    return fit
 
 
 def measure_absorption(flux, weight, ivar, wavelength, redshift, templates=None):
