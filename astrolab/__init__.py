@@ -35,7 +35,7 @@ _WHERE = {
     "ingest": ["ingest_survey"],
     "runs": ["run_template", "resume_run", "run_status", "list_templates", "verify_run"],
     "runs.compare": ["compare_runs"],
-    "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores", "plot_gallery"],
+    "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores", "plot_gallery", "plot_rank_change"],
     "vetting.campaigns": ["open_campaign"],
     "dashboards.vetting": ["vetting_app"],
 }

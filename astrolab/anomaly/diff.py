@@ -202,7 +202,7 @@ def _changes(a, b, n_top, not_ranked):
     change = np.repeat(list(parts), [len(part) for part in parts.values()])
     columns = {"targetid": targetid, "change": change}
     for name, one in (("a", a), ("b", b)):
-        columns[f"rank_{name}"] = one["anomaly_rank"].reindex(targetid).astype("Int64").to_numpy()
+        columns[f"rank_{name}"] = one["anomaly_rank"].reindex(targetid).astype("Int64").array
         columns[f"score_{name}"] = one["anomaly_score"].reindex(targetid).to_numpy()
     scores = [name for name in a if name in b and name.startswith("score_") and a[name].dtype.kind == "f"]
     spread = {name: _spread(a[name]) for name in scores or ["anomaly_score"]}

@@ -1,6 +1,15 @@
 """Plots: HoloViews elements on the bokeh backend, returned and never shown."""
 
+from astrolab.plots.changes import plot_rank_change
 from astrolab.plots.rankings import plot_history, plot_latent, plot_scores, ranking_table
 from astrolab.plots.spectra import plot_gallery, plot_spectrum
 
-__all__ = ["plot_gallery", "plot_history", "plot_latent", "plot_scores", "plot_spectrum", "ranking_table"]
+__all__ = [
+    "plot_gallery",
+    "plot_history",
+    "plot_latent",
+    "plot_rank_change",
+    "plot_scores",
+    "plot_spectrum",
+    "ranking_table",
+]
