@@ -39,7 +39,7 @@ bench: $(READY) ## run the benchmarks: speed, memory and ranking quality
 	    name=$$(echo "$${file%.py}" | tr / .); name=$${name%.__main__}; echo "== $$name"; $(BIN)/python -m "$$name"; \
 	done
 
-bench-active: $(READY) ## measure what labels are worth: anomalies found by re-ranking (about 4 minutes)
+bench-active: $(READY) ## measure what labels are worth: anomalies found by re-ranking (about 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.active
 
 bench-ranking: $(READY) ## measure the ranking: recall per class and family, against baselines (about 10 minutes)
