@@ -149,7 +149,7 @@ def disagreements(events):
     Returns
     -------
     pandas.DataFrame
-        targetid, survey, n_verdicts and said (such as ``"anomaly: vera; regular: edwin"``); most verdicts first.
+        targetid, survey, n_verdicts and said (such as ``"anomaly: vera, edwin; regular: ada"``); most verdicts first.
     """
     current = _current(events)
     rows = []
