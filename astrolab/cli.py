@@ -245,6 +245,7 @@ def status(
     is_json: _AsJson = False,
 ):
     """Say how far a run is, from its files: running, finished, failed, interrupted or killed."""
+    from astrolab.runs.resume import resume_command
     from astrolab.runs.status import list_runs, run_status
     from astrolab.settings import settings
 
@@ -258,16 +259,18 @@ def status(
     for one in found:
         table.add_row(*_status_row(one))
     _console().print(table if found else f"there is no run in {settings().runs_dir}")
+    for one in found:  # below the table, where nothing breaks a command in two
+        if one.is_resumable:
+            sys.stdout.write(f"{one.state}: {resume_command(one.run_dir)}\n")
 
 
 def _status_row(one):
-    from astrolab.runs.resume import resume_command
     from astrolab.runs.status import age
 
     is_going_on = one.state == "running" and one.seconds_left is not None
     return (
         one.run_dir,
-        f"{one.state}: {resume_command(one.run_dir)}" if one.is_resumable else one.state,
+        one.state,
         one.step or one.cell,
         f"{one.n_done}/{one.n_total}" if one.n_total else "",
         f"{one.chunks_per_s:.2g}" if is_going_on else "",

@@ -11,6 +11,8 @@ from distributed.diagnostics import nvml
 
 KINDS = ("auto", "cpu", "gpu", "gateway")
 CONNECT_SECONDS = 5
+GATEWAY_SECONDS = 300
+_PLAIN_LINK = "{scheme}://{host}:{port}/status"  # Dask's own
 
 # a worker is one core: libraries that start threads of their own would fight over it
 _ONE_THREAD = {
@@ -49,11 +51,12 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
     Raises
     ------
     ValueError
-        If `kind` is unknown, or asks for a GPU that is not there, or `n_workers` is given with an address.
+        If `kind` is unknown, or asks for a GPU that is not there, or `n_workers` is given with an address, or the
+        workers of a cluster that is joined have no AstroLab or another version.
     ImportError
         If `kind` needs a library that is not installed.
     ConnectionError
-        If nobody answers at the address.
+        If nobody answers at the address, or the gateway refuses or gives no worker.
 
     Examples
     --------
@@ -73,6 +76,7 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
         )
     if kind == "gateway":
         return _start_gateway(n_workers)
+    _link_through_hub()
     if kind == "gpu" or (kind == "auto" and why_not_gpu() is None):
         return _start_gpu(n_workers, threads_per_worker, memory_limit)
     return _start_cpu(n_workers, threads_per_worker, memory_limit)
@@ -185,18 +189,67 @@ def _start_gateway(n_workers):
     reason = why_not_gateway()
     if reason is not None:
         raise ImportError(reason) if find_spec("dask_gateway") is None else ValueError(reason)
-    from dask_gateway import Gateway
+    from aiohttp import ClientResponseError
+    from dask_gateway import Gateway, GatewayClusterError, GatewayServerError
 
-    cluster = Gateway().new_cluster(shutdown_on_close=True)
-    cluster.scale(n_workers or 2)
-    return ClusterClient(cluster)
+    address = dask.config.get("gateway.address")
+    try:
+        cluster = Gateway().new_cluster(shutdown_on_close=True)
+        cluster.scale(n_workers or 2)
+    except (OSError, TimeoutError) as error:
+        raise ConnectionError(
+            f"no Dask Gateway answers at {address}: ask its operator, or type start_cluster()."
+        ) from error
+    except (GatewayClusterError, GatewayServerError, ClientResponseError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConnectionError(f"the Dask Gateway at {address} refuses a cluster: {reason}") from error
+    client = ClusterClient(cluster)
+    try:
+        client.wait_for_workers(1, timeout=GATEWAY_SECONDS)
+    except TimeoutError as error:
+        client.close()
+        raise ConnectionError(
+            f"the Dask Gateway at {address} gave no worker within {GATEWAY_SECONDS} s: it is full, or its limits are "
+            "reached; try later, or type start_cluster()."
+        ) from error
+    return _checked(client)
+
+
+def _checked(client):
+    """Return a client whose workers have this AstroLab; close it and say so where they have not."""
+
+    def version_there():  # a function of a function travels whole: it needs no astrolab there
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("astrolab-research")
+        except PackageNotFoundError:
+            return None
+
+    here = version_there()
+    for worker, there in client.run(version_there).items():
+        if there != here:
+            client.close()
+            has = f"has astrolab-research {there}" if there else "has no astrolab-research"
+            raise ValueError(
+                f"the Dask worker at {worker} {has}, expected {here} as here: "
+                f'pip install "astrolab-research=={here}" in the environment of the workers.'
+            )
+    return client
+
+
+def _link_through_hub():
+    """Under JupyterHub a browser reaches a dashboard of this machine through the hub's proxy only."""
+    is_plain = dask.config.get("distributed.dashboard.link") == _PLAIN_LINK
+    if os.environ.get("JUPYTERHUB_SERVICE_PREFIX") and is_plain:
+        dask.config.set({"distributed.dashboard.link": "{JUPYTERHUB_SERVICE_PREFIX}proxy/{port}/status"})
 
 
 def _join(address, n_workers):
     if n_workers is not None:
         raise ValueError(f"start_cluster({address!r}) joins a cluster that has its own workers; leave n_workers out.")
     try:
-        return Client(address, timeout=CONNECT_SECONDS)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except OSError as error:
         raise ConnectionError(
             f"no Dask scheduler answers at {address} within {CONNECT_SECONDS} s; "
@@ -204,3 +257,4 @@ def _join(address, n_workers):
         ) from error
     except ValueError as error:  # an unknown protocol, a port that is no number
         raise ValueError(f"start_cluster got the address {address!r}; expected tcp://host:port ({error}).") from error
+    return _checked(client)

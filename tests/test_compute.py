@@ -1,12 +1,18 @@
 """start_cluster: each kind starts or says in one sentence why not, and closing leaves nothing behind."""
 
+import contextlib
 import gc
 import importlib.util
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +126,98 @@ def test_a_client_that_nobody_closes_ends_with_its_process(tmp_path):
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+def test_workers_without_astrolab_or_with_another_version_are_refused(tmp_path):
+    from distributed import LocalCluster
+
+    for has in ("has no astrolab-research", "has astrolab-research 0.0.1"):
+        code = "import importlib.metadata as m\n"
+        code += "def version(name):\n    "
+        code += "raise m.PackageNotFoundError\n" if "no" in has else "return '0.0.1'\n"
+        (tmp_path / "preload.py").write_text(code + "m.version = version\n")
+        preload = {"preload": [str(tmp_path / "preload.py")]}
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", **preload) as made:
+            with pytest.raises(ValueError, match=f"{has}, expected") as caught:
+                start_cluster(made.scheduler_address)
+            assert 'pip install "astrolab-research==' in str(caught.value)
+
+
+def test_the_link_leads_through_a_hub(monkeypatch):
+    import dask
+
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ada/")
+    plain = {"distributed.dashboard.link": "{scheme}://{host}:{port}/status"}
+    with dask.config.set(plain), start_cluster("cpu", n_workers=1) as client:
+        assert re.fullmatch(r"/user/ada/proxy/\d+/status", client.dashboard_link)
+
+
+# a real Dask Gateway on loopback
+
+GATEWAY = """
+import sys
+c.DaskGateway.backend_class = "dask_gateway_server.backends.local.UnsafeLocalBackend"
+c.DaskGateway.address = "127.0.0.1:{api}"
+c.Proxy.address = "127.0.0.1:{proxy}"
+c.DaskGateway.authenticator_class = "dask_gateway_server.auth.SimpleAuthenticator"
+c.SimpleAuthenticator.password = "right"
+c.UnsafeLocalBackend.clusters_directory = "{folder}"
+c.UnsafeLocalBackend.inherited_environment = ["PATH", "PYTHONPATH", "HOME"]
+c.ClusterConfig.scheduler_cmd = [sys.executable, "-m", "dask", "scheduler"]
+c.ClusterConfig.worker_cmd = [sys.executable, "-m", "dask", "worker"]
+c.ClusterConfig.idle_timeout = 120
+c.ClusterConfig.cluster_max_workers = 1
+"""
+
+
+def _free_ports(n):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def gateway(tmp_path, monkeypatch):
+    """Address of a gateway that starts clusters as processes of this machine."""
+    if not importlib.util.find_spec("dask_gateway") or not importlib.util.find_spec("dask_gateway_server"):
+        pytest.skip('no Dask Gateway here: pip install dask-gateway "dask-gateway-server[local]"')
+    importlib.import_module("dask_gateway")  # its defaults belong to the configuration, not to that of one test
+    proxy, api = _free_ports(2)
+    (tmp_path / "clusters").mkdir()
+    config = tmp_path / "config.py"
+    config.write_text(GATEWAY.format(api=api, proxy=proxy, folder=tmp_path / "clusters"))
+    command = [Path(sys.executable).parent / "dask-gateway-server", "--config", config]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        for _ in range(600):
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            with contextlib.suppress(OSError):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{proxy}/api/v1/options", timeout=5)
+                except urllib.error.HTTPError as error:
+                    if error.code != 404:  # it asks who we are: the proxy knows the way to the gateway
+                        break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{proxy}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_a_gateway_gives_a_cluster_refuses_strangers_and_may_not_be_there(gateway):
+    import dask
+
+    auth = {"gateway.auth.type": "basic", "gateway.auth.kwargs": {"username": "ada", "password": "wrong"}}
+    with dask.config.set({"gateway.address": gateway, **auth}):
+        with pytest.raises(ConnectionError, match=f"the Dask Gateway at {gateway} refuses a cluster: "):
+            start_cluster("gateway", n_workers=1)
+        dask.config.set({"gateway.auth.kwargs": {"username": "ada", "password": "right"}})
+        with start_cluster("gateway", n_workers=1) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+            assert client.dashboard_link.startswith(gateway)
+    nobody = pytest.raises(ConnectionError, match=r"no Dask Gateway answers at http://127\.0\.0\.1:9")
+    with dask.config.set({"gateway.address": "http://127.0.0.1:9", **auth}), nobody:
+        start_cluster("gateway")

@@ -1,0 +1,246 @@
+"""Chunk products: any damage is found, nothing finished is computed twice, what kills workers is set aside."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+
+from astrolab.compute import start_cluster
+from astrolab.stores.chunks import ChunkError, chunk_key, load_chunk, save_chunk
+from astrolab.stores.passes import map_chunks
+from astrolab.stores.publish import write_whole
+from astrolab.stores.tables import save_table
+
+HERE = Path(__file__).parent
+KEY = chunk_key("a model", 8)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """The module slow_rows, importable here and in workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+        import slow_rows
+
+        yield slow_rows
+
+
+@pytest.fixture(scope="module")
+def cluster(slow):
+    with start_cluster("cpu", n_workers=2) as client:
+        yield client
+
+
+# files
+
+
+def test_a_chunk_comes_back_with_its_bits_and_only_under_its_key(tmp_path):
+    arrays = {
+        "values": np.array([[np.nan, -0.0], [np.inf, 1e-40]], "float32"),
+        "count": np.int64(3),
+        "none": np.empty(0),
+    }
+    save_chunk(tmp_path / "new" / "a.chunk", arrays, KEY, quarantined=[3])
+    got, about = load_chunk(tmp_path / "new" / "a.chunk", KEY)
+    assert {name: array.tobytes() for name, array in got.items()} == {
+        name: np.asarray(array).tobytes() for name, array in arrays.items()
+    }
+    assert about == {"quarantined": [3]}
+    assert load_chunk(tmp_path / "new" / "a.chunk", chunk_key("a model", 9)) is None
+    assert load_chunk(tmp_path / "new" / "b.chunk", KEY) is None
+
+
+def test_every_flipped_bit_and_every_truncation_is_found(tmp_path):
+    path = tmp_path / "a.chunk"
+    save_chunk(path, {"values": np.arange(12, dtype="float32").reshape(4, 3)}, KEY, quarantined=[])
+    whole = path.read_bytes()
+    for place in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ChunkError, match=r"a\.chunk' is damaged.*delete it"):
+            load_chunk(path)
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ChunkError, match="is damaged"):
+            load_chunk(path)
+
+
+# passes
+
+
+def _log(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_pass_without_a_cluster_computes_each_chunk_once(slow, tmp_path):
+    values = slow.rows(5)
+    options = {"seconds": 0, "log_path": str(tmp_path / "log"), "n_columns": 2}
+    plain = map_chunks(slow.slow_rows, da.from_array(values, chunks=(8, -1)), **options)
+    truth = np.column_stack([np.sin(values).sum(axis=1), np.sqrt(values).mean(axis=1)]).astype("float32")
+    assert plain.tobytes() == truth.tobytes()
+    (tmp_path / "log").unlink()
+
+    def again(array=values, **changed):
+        chunked = da.from_array(array, chunks=(8, -1))
+        before = len(_log(tmp_path / "log"))
+        got = map_chunks(slow.slow_rows, chunked, chunks_dir=tmp_path / "kept", **(options | changed))
+        return got.tobytes() == truth.tobytes(), len(_log(tmp_path / "log")) - before
+
+    assert again() == (True, 5)
+    assert again() == (True, 0)
+    damaged, missing, *_ = sorted((tmp_path / "kept").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    missing.unlink()
+    assert again() == (True, 2)
+    assert again(seconds=1e-6) == (True, 5)  # another option, so another product
+    assert again(np.roll(values, 1)) == (False, 5)
+    assert len(list((tmp_path / "kept").iterdir())) == 5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_workers_killed_at_random_instants_change_nothing(cluster, slow, tmp_path, seed):
+    values = slow.rows(24)
+    truth = slow.slow_rows(values, 0, tmp_path / "truth")
+    draw = random.Random(seed)
+    stop, n_killed = threading.Event(), []
+
+    def kill():
+        while not stop.wait(draw.uniform(0.3, 1.0)) and len(n_killed) < 3:
+            pids = [worker["pid"] for worker in cluster.run(lambda: {"pid": os.getpid()}, on_error="ignore").values()]
+            if len(pids) == 2:  # a whole cluster: a worker killed while it starts would take its nanny along
+                os.kill(draw.choice(pids), signal.SIGKILL)
+                n_killed.append(1)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        array = da.from_array(values, chunks=(8, -1))
+        options = {"seconds": 0.2, "log_path": str(tmp_path / "log"), "n_columns": 2}
+        got = map_chunks(slow.slow_rows, array, chunks_dir=tmp_path / "kept", **options)
+    finally:
+        stop.set()
+        killer.join()
+    assert n_killed
+    assert got.tobytes() == truth.tobytes()
+
+
+def test_rows_that_kill_their_worker_are_found_and_set_aside(cluster, slow, tmp_path):
+    values = slow.rows(6)
+    truth = slow.slow_rows(values, 0, tmp_path / "truth")
+    values[[19, 22], 0] = slow.POISON  # both in the third chunk
+    array = da.from_array(values, chunks=(8, -1))
+    options = {"seconds": 0, "log_path": str(tmp_path / "log"), "n_columns": 2}
+    got = map_chunks(slow.slow_rows, array, chunks_dir=tmp_path / "kept", **options)
+    assert np.flatnonzero(np.isnan(got).any(axis=1)).tolist() == [19, 22]
+    good = np.isfinite(got).all(axis=1)
+    assert got[good].tobytes() == truth[good].tobytes()
+    (about,) = [load_chunk(path)[1] for path in (tmp_path / "kept").glob("000002-*")]
+    assert about == {"quarantined": [3, 6]}
+    again = map_chunks(slow.slow_rows, array, chunks_dir=tmp_path / "kept", **options)
+    assert again.tobytes() == got.tobytes()
+
+
+def test_an_error_of_the_function_is_raised(cluster, slow, tmp_path):
+    array = da.from_array(slow.rows(2), chunks=(8, -1))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        map_chunks(slow.slow_rows, array, seconds=0, log_path="/nowhere/log", n_columns=2, chunks_dir=tmp_path)
+
+
+# disk full, read-only
+
+WRITERS = {
+    "write_whole": "write_whole('old.bin', b'x' * 500_000)",
+    "save_chunk": "save_chunk('old.chunk', {'values': rng.random(100_000)}, 'key')",
+    "parquet": "save_table(table, 'old.parquet')",
+    "csv": "save_table(table, 'old.csv')",
+    "redrock": "al.save_redrock(answers, 'old.fits')",
+    "store": "al.save_spectra(spectra, 'old.zarr', overwrite=True)",
+}
+SCRIPT = """
+import resource, sys
+import numpy as np, pandas as pd
+import astrolab as al
+from astrolab.stores.chunks import save_chunk
+from astrolab.stores.publish import write_whole
+from astrolab.stores.tables import save_table
+
+rng = np.random.default_rng(0)
+table = pd.DataFrame({"x": rng.random(100_000)})
+spectra = al.simulate_survey(4, seed=1)
+answers = pd.DataFrame({name: rng.random(10_000) for name in ("chi2", "redshift", "redshift_err", "delta_chi2")})
+answers = answers.assign(targetid=1, redshift_warning=0, n_good=1, spectype="QSO", subtype="")
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+for name, code in WRITERS.items():
+    try:
+        exec(code)
+    except (OSError, ValueError) as error:
+        print(name, "|", error)
+"""
+
+
+def _tree(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_leaves_what_was_there_and_says_so(tmp_path):
+    import astrolab as al
+
+    for name in ("old.bin", "old.chunk", "old.parquet", "old.csv", "old.fits"):
+        (tmp_path / name).write_bytes(b"the old content")
+    al.save_spectra(al.simulate_survey(2, seed=0), tmp_path / "old.zarr")
+    before = _tree(tmp_path)
+    script = f"WRITERS = {WRITERS!r}\n{textwrap.dedent(SCRIPT)}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(" | ") for line in done.stdout.splitlines())
+    assert set(said) == set(WRITERS), done.stderr
+    for name, message in said.items():
+        assert "old." in message, name
+        assert "cannot be written" in message
+        assert "File too large" in message
+    assert "500,000 bytes are needed" in said["write_whole"]
+    assert _tree(tmp_path) == before
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder that nobody, not even root, can write to."""
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield folder
+        folder.chmod(0o755)
+        return
+    if not shutil.which("mount") or subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", folder]).returncode:
+        pytest.skip("root can write everywhere here, and cannot mount a read-only folder")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_read_only_folder_is_named(read_only):
+    for write in (
+        lambda path: write_whole(path, b"x"),
+        lambda path: save_chunk(path, {"values": np.ones(2)}, KEY),
+        lambda path: save_table(pd.DataFrame({"x": [1]}), path.with_suffix(".csv")),
+    ):
+        with pytest.raises(OSError, match=r"read-only/new\.\w+' cannot be written"):
+            write(read_only / "new.chunk")
+
+
+def test_save_table_knows_its_formats(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.parquet or \.csv"):
+        save_table(pd.DataFrame(), tmp_path / "a.xlsx")
+    assert not list(tmp_path.iterdir())
