@@ -11,13 +11,11 @@ from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 from astrolab.simulation.sky import AIRGLOW
 
 # evidence of one kind each, in sigma above peers once calibrated
-ARTEFACT_SCORES = ("artefact_spike", "artefact_sky", "artefact_step", "artefact_loss", "artefact_arm")
-ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_width", "arm_at")
+ARTEFACT_SCORES = ("artefact_spike", "artefact_sky", "artefact_step", "artefact_loss")
+ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_width")
 
 # where cameras and detectors meet, observed Å: DESI (Abareshi et al. 2022), SDSS and BOSS (Smee et al. 2013)
 ARM_EDGES = (5780.0, 6030.0, 7570.0)
-ARMS = ((3500.0, 5780.0), (5780.0, 7570.0), (7570.0, 10500.0))
-ARM_NAMES = ("blue", "red", "near-infrared")
 
 _BRIGHT_AIRGLOW = np.array(sorted(wavelength for wavelength, power in AIRGLOW if power > 50))
 _FIRST_AIRGLOW = 5500.0  # bluewards there is next to none
@@ -69,9 +67,8 @@ def artefact_evidence(residual, weight, wavelength, redshift):
     numpy.ndarray, shape (object, n_columns), float32
         Columns ``ARTEFACT_COLUMNS``: a spike as narrow as a pixel away from every line (ln(1 + sigma)); ln of the mean
         square residual on airglow lines over that beside them; the step where cameras meet, less those in its
-        neighbourhood (ln(1 + sigma)); the strongest missing flux where no gas absorbs (ln(1 + sigma)); ln of the
-        mean square residual in the worst camera over that in the others. Then observed wavelengths, Å, of the spike,
-        the step and the loss, the width of the loss in pixels, and the camera's number.
+        neighbourhood (ln(1 + sigma)); the strongest missing flux where no gas absorbs (ln(1 + sigma)). Then observed
+        wavelengths, Å, of the spike, the step and the loss, and the width of the loss in pixels.
     """
     columns = np.zeros((len(residual), len(ARTEFACT_COLUMNS)), "float32")
     is_near_line, is_absorbed = rest_masks(wavelength)
@@ -110,13 +107,11 @@ def describe_artefacts(table):
     def at(column):
         return table[column].map("{:.0f} Å observed".format)
 
-    arm = table["arm_at"].astype(int).clip(0, len(ARM_NAMES) - 1).map(dict(enumerate(ARM_NAMES)))
     words = {
         "artefact_spike": "spike of a pixel at " + at("spike_at") + ", at no line",
         "artefact_sky": pd.Series("residuals on airglow lines", index=table.index),
         "artefact_step": "step where cameras meet, at " + at("step_at"),
         "artefact_loss": "light missing at " + at("loss_at") + ", where nothing absorbs",
-        "artefact_arm": "misfit in the " + arm + " camera alone",
     }
     scores = table[list(words)].to_numpy()
     strongest = scores.argmax(axis=1)
@@ -140,11 +135,18 @@ def _measure_rows(
             total[k + 1] = total[k] + weight[i, k]
             count[k + 1] = count[k] + (weight[i, k] > 0)
         stretch = 1 + redshift[i]
+        # where the whole spectrum is misfit, one more misfit is no evidence
+        power, n = 0.0, 0
+        for k in range(n_wavelength):
+            if weight[i, k] > 0:
+                power, n = power + min(sigma[k] * sigma[k], 25.0), n + 1
+        ordinary = max(np.sqrt(power / max(n, 1)), 0.3)
         _spike(sigma, weight[i], is_near_line, wavelength, stretch, columns[i])
         _sky(sigma, weight[i], wavelength, stretch, airglow, columns[i])
         _step(weighted, total, count, step_span, wavelength, stretch, columns[i])
         _loss(weighted, total, count, n_absorbed, loss_widths, wavelength, stretch, columns[i])
-        _arm(sigma, weight[i], wavelength, stretch, columns[i])
+        for j in (0, 2, 3):
+            columns[i, j] = np.log1p(np.expm1(columns[i, j]) / ordinary)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -157,7 +159,7 @@ def _spike(sigma, weight, is_near_line, wavelength, stretch, row):
             height = sigma[k] - 2 * max(np.abs(sigma[k - 2]), np.abs(sigma[k + 2]))
             if height > best:
                 best, at = height, k
-    row[0], row[5] = np.log1p(best), wavelength[at] * stretch
+    row[0], row[4] = np.log1p(best), wavelength[at] * stretch
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -210,7 +212,7 @@ def _step(weighted, total, count, span, wavelength, stretch, row):
                 beside = max(beside, contrast)
         if here - beside > best:
             best, at = here - beside, edge
-    row[2], row[6] = np.log1p(best), at
+    row[2], row[5] = np.log1p(best), at
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -227,24 +229,4 @@ def _loss(weighted, total, count, n_absorbed, widths, wavelength, stretch, row):
                 significance = -power / np.sqrt(total[k + width] - total[k])
                 if significance > best:
                     best, at, span = significance, k, width
-    row[3], row[7], row[8] = np.log1p(best), wavelength[at + span // 2] * stretch, span
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _arm(sigma, weight, wavelength, stretch, row):
-    """Compare the residuals of the worst camera with those of the others."""
-    power, n = np.zeros(len(ARMS)), np.zeros(len(ARMS))
-    for k in range(len(sigma)):
-        if weight[k] > 0:
-            for j in range(len(ARMS)):
-                if ARMS[j][0] <= wavelength[k] * stretch < ARMS[j][1]:
-                    power[j] += min(sigma[k] * sigma[k], _MUCH)
-                    n[j] += 1
-    best, at = 0.0, 0
-    for j in range(len(ARMS)):
-        others, n_others = power.sum() - power[j], n.sum() - n[j]
-        if n[j] >= 20 and n_others >= 20:
-            ratio = np.log((power[j] / n[j] + 0.3) / (others / n_others + 0.3))
-            if ratio > best:
-                best, at = ratio, j
-    row[4], row[9] = best, at
+    row[3], row[6], row[7] = np.log1p(best), wavelength[at + span // 2] * stretch, span

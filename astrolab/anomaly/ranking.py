@@ -45,8 +45,9 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_trough`` (the deepest missing flux in windows of
     4, 8 and 16 pixels of the rest grid), ``score_lines`` (emission lines weaker than the survey's), ``score_continuum``
     (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent vectors).
-    ``raw_score`` is the length of what is positive in them, again in sigma above the peers; ``artefact_score`` says the
-    same of what an instrument leaves, and ``anomaly_score`` is what remains of the former without the latter.
+    ``raw_score`` is the length of what is positive in them; ``artefact_score`` says the same of what an instrument
+    leaves, and ``anomaly_score`` is what remains of the former without the latter, and without the trend with
+    redshift, S/N and coverage that is left.
 
     Parameters
     ----------

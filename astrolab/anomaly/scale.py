@@ -12,7 +12,15 @@ from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES
-from astrolab.anomaly.calibration import Peers, compare_with_peers, equal_tails, fit_peers, upper_tails
+from astrolab.anomaly.calibration import (
+    Peers,
+    column_quantiles,
+    compare_with_peers,
+    equal_tails,
+    fit_peers,
+    normal_scores,
+    upper_tails,
+)
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
@@ -60,8 +68,10 @@ class Scale:
         From `fit_shape`.
     members : tuple of MemberScale
         One a model.
-    combined : Peers
-        Of the combined score and the artefact score.
+    trend_place : numpy.ndarray, shape (n_column, n_quantile)
+        From `column_quantiles`.
+    trend : numpy.ndarray, shape (n_term,)
+        What the combined score still owes to redshift, S/N and coverage.
     cells : Cells
         Scores of the reference, for p-values.
     sorted_score : numpy.ndarray, shape (object,)
@@ -70,7 +80,8 @@ class Scale:
 
     ordinary: dict
     members: tuple
-    combined: Peers
+    trend_place: np.ndarray
+    trend: np.ndarray
     cells: Cells
     sorted_score: np.ndarray
 
@@ -111,12 +122,14 @@ def fit_scale(table, *, is_reference=None, seed=0):
     shape = shape_scores(table, ordinary)
     members = tuple(_fit_member(member_table(table, i), shape, seed) for i in range(n_members))
     single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(members)]
-    combined = _combine(np.mean(single, axis=0))
-    peers = fit_peers(combined, _matched(table), seed)
-    score = _take_off(compare_with_peers(peers, combined, _matched(table)))
+    score = _take_off(_combine(np.mean(single, axis=0)))
+    trend_place = column_quantiles(_matched(table))
+    terms = _trend_terms(trend_place, table)
+    trend = _robust_fit(terms, score)
+    score = score - terms @ trend
     chosen = np.ones(len(table), bool) if is_reference is None else np.asarray(is_reference, bool)
     cells = fit_cells(score[chosen], _matched(table)[chosen])
-    return Scale(ordinary, members, peers, cells, -np.sort(-score))
+    return Scale(ordinary, members, trend_place, trend, cells, -np.sort(-score))
 
 
 def place_on_scale(scale, table, *, is_reference=None):
@@ -135,8 +148,8 @@ def place_on_scale(scale, table, *, is_reference=None):
     -------
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
-        parts ``ARTEFACT_SCORES``, in robust sigma above peers; ``p_value`` (conformal) and ``q_value`` (Benjamini &
-        Hochberg 1995, over this table), both of anomaly_score;
+        parts ``ARTEFACT_SCORES``; parts in robust sigma above peers, wholes their length; ``p_value`` (conformal)
+        and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
     """
@@ -144,9 +157,10 @@ def place_on_scale(scale, table, *, is_reference=None):
     single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(scale.members)]
     mean = np.mean(single, axis=0)
     matched = _matched(table)
-    combined = compare_with_peers(scale.combined, _combine(mean), matched)
+    combined = _combine(mean)
     result = pd.DataFrame(mean, columns=[*SCORES, *ARTEFACT_SCORES], index=table.index)
-    score = _take_off(combined)
+    trend = _trend_terms(scale.trend_place, table) @ scale.trend
+    score = _take_off(combined) - trend
     for place, (name, column) in enumerate(
         {"anomaly_score": score, "raw_score": combined[:, 0], "artefact_score": combined[:, 1]}.items()
     ):
@@ -156,7 +170,7 @@ def place_on_scale(scale, table, *, is_reference=None):
     result["q_value"] = false_discovery_control(result["p_value"]) if len(result) else result["p_value"]
     if len(single) > 1:
         for i, one in enumerate(single):
-            result[f"score_{i}"] = _take_off(compare_with_peers(scale.combined, _combine(one), matched))
+            result[f"score_{i}"] = _take_off(_combine(one)) - trend
     return result.join(shape[[f"z_{name}" for name in LINE_WINDOWS]])
 
 
@@ -207,8 +221,8 @@ def load_scale(path):
             for i in range(n_members)
         )
         ordinary = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("ordinary.")}
-        cells = part(Cells, "cells")
-        return Scale(ordinary, members, part(Peers, "combined"), cells, arrays["sorted_score"])
+        rest = (arrays[name] for name in ("trend_place", "trend"))
+        return Scale(ordinary, members, *rest, part(Cells, "cells"), arrays["sorted_score"])
     except KeyError as error:
         raise ValueError(f"'{path}' is no scale: it has no {error}; expected what save_scale wrote.") from error
 
@@ -285,6 +299,28 @@ def _combine(single):
     """Combine single scores: the length of what is above the peers. Columns anomaly and artefact."""
     n_scores = len(SCORES)
     return np.column_stack([_length(single[:, :n_scores]), _length(single[:, n_scores:])])
+
+
+def _trend_terms(quantiles, table):
+    """Return the terms of a parabola in the normal scores of redshift, S/N and coverage, shape (object, n_term)."""
+    place = normal_scores(quantiles, _matched(table))
+    return np.column_stack([place, place**2 - 1])
+
+
+def _robust_fit(terms, score):
+    """Fit terms to the scores of ordinary objects: biweight (Beaton & Tukey 1974), so that anomalies do not count."""
+    design = np.column_stack([terms, np.ones(len(terms))])
+    if len(score) < 3 * design.shape[1]:  # too few to tell a trend from chance
+        return np.zeros(terms.shape[1])
+    weight = np.ones(len(score))
+    for _ in range(20):
+        root = np.sqrt(weight)
+        fitted = np.linalg.lstsq(design * root[:, None], score * root, rcond=None)[0]
+        residual = score - design @ fitted
+        residual -= np.median(residual)
+        far = residual / (3 * 1.4826 * np.median(np.abs(residual)) + 1e-9)
+        weight = np.where(np.abs(far) < 1, (1 - far**2) ** 2, 1e-6)
+    return fitted[:-1]
 
 
 def _take_off(combined):

@@ -1,5 +1,6 @@
 """Models on disk: weights as safetensors, architecture as JSON; never pickle."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -38,9 +39,11 @@ def save_model(model, dir_path, **card):
     """
     folder = Path(dir_path)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS_FILE, model_to_bytes(model)[1])
-    text = json.dumps({"model": type(model).__name__, "config": model.config, "card": card}, indent=2, sort_keys=True)
-    _write(folder / CONFIG_FILE, text.encode())
+    weights = model_to_bytes(model)[1]
+    described = {"model": type(model).__name__, "config": model.config, "card": card}
+    described["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    _write(folder / WEIGHTS_FILE, weights)
+    _write(folder / CONFIG_FILE, json.dumps(described, indent=2, sort_keys=True).encode())
     return folder
 
 
@@ -71,7 +74,25 @@ def load_model(dir_path):
         raise ModelFileError(f"'{folder}' is no saved model: {Path(error.filename).name} is missing.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ModelFileError(f"'{folder / CONFIG_FILE}' is damaged: {error}.") from error
+    expected = described.get("weights_sha256")  # safetensors itself takes a flipped bit for a number
+    if expected and hashlib.sha256(weights).hexdigest() != expected:
+        raise ModelFileError(f"'{folder / WEIGHTS_FILE}' is damaged: its sha256 is not the one in {CONFIG_FILE}.")
     return model_from_bytes((name, config), weights)
+
+
+def read_card(dir_path):
+    """Return what `save_model` was told beside the model.
+
+    Parameters
+    ----------
+    dir_path : path-like
+        Folder with ``model.json``.
+
+    Returns
+    -------
+    dict
+    """
+    return json.loads((Path(dir_path) / CONFIG_FILE).read_text())["card"]
 
 
 def model_to_bytes(model):

@@ -52,7 +52,7 @@ class VAE(nn.Module):
     Kingma & Welling (2014, arXiv:1312.6114); ivar-weighted spectra as in Portillo et al. (2020, AJ 160, 45).
     """
 
-    def __init__(self, n_wavelength, n_latent=8, n_hidden=256, beta=1.0, seed=0):
+    def __init__(self, n_wavelength, n_latent=8, n_hidden=128, beta=1.0, seed=0):
         super().__init__()
         self.config = {
             "n_wavelength": n_wavelength,
