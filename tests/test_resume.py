@@ -29,14 +29,14 @@ from slow_rows import rows, slow_rows
 
 with al.start_cluster(cluster, n_workers=n_workers) as client:
     array = da.from_array(rows({N_CHUNKS}), chunks=(8, -1))
-    values = map_chunks(slow_rows, array, seconds=0.4, log_path=log_path, n_columns=2, chunks_dir="chunks/rows")
+    values = map_chunks(slow_rows, array, seconds=0.4, log_path=log_name, n_columns=2, chunks_dir="chunks/rows")
 al.save_table(pd.DataFrame(values, columns=["a", "b"]), "product.parquet")
 """
 PARAMETERS = """
 seed: int = 0  # seed
 cluster: str = "cpu"  # where
 n_workers: int | None = 2  # workers
-log_path: str = ""  # a line for each chunk that was computed
+log_name: str = ""  # a line for each chunk that was computed
 """
 
 
@@ -103,7 +103,7 @@ def test_driver_and_kernel_killed_and_a_stop_by_the_batch_system(slow, tmp_path,
     run_dir = tmp_path / "a run"
 
     # the driver
-    process = start("run", "slow", "-p", "log_path", slow, "--run-dir", run_dir)
+    process = start("run", "slow", "-p", "log_name", slow, "--run-dir", run_dir)
     wait_for(lambda: n_computed(slow) >= 4, process)
     told = run_status(run_dir)
     assert (told.state, told.n_total, told.is_resumable) == ("running", N_CHUNKS, False)
@@ -192,7 +192,7 @@ def test_a_scheduler_that_goes_away(slow, tmp_path):
     address, scheduler, worker = start_scheduler()
     try:
         process = start(
-            "run", "slow", "-p", "log_path", slow, "--run-dir", run_dir, "-p", "n_workers", "None", "--cluster", address
+            "run", "slow", "-p", "log_name", slow, "--run-dir", run_dir, "-p", "n_workers", "None", "--cluster", address
         )
         wait_for(lambda: n_computed(slow) >= 3, process)
         scheduler.kill()
