@@ -2,7 +2,7 @@
 
 import holoviews as hv
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import convolve1d, gaussian_filter1d
 
 from astrolab.lines import lines_between
 from astrolab.plots.style import BLUE, GREY, SIZE, VERMILLION, harmless
@@ -51,7 +51,7 @@ def plot_spectrum(spectra, *, with_lines=True, smoothing=0):
     x, y = _spectrum_dimensions(one)
     wavelength, flux, err, model = _arrays(one)
     lines = _line_names(one, wavelength, flux) if with_lines else []
-    low, high, top = _flux_range(flux, err, model, n_rows=max((row for *_, row in lines), default=-1) + 1)
+    low, high, top = flux_range(flux, err, model, n_rows=max((row for *_, row in lines), default=-1) + 1)
 
     overlay = _masked_spans(wavelength, flux) * _flux_curves(wavelength, flux, err, smoothing, x, y)
     if model is not None:
@@ -63,7 +63,7 @@ def plot_spectrum(spectra, *, with_lines=True, smoothing=0):
         xlabel=x.label,
         ylabel=y.label,
         height=370,
-        xlim=_covered(wavelength, flux),
+        xlim=covered_range(wavelength, flux),
         ylim=(low, top),
         legend_position="top",
         legend_opts={"click_policy": "hide", "padding": 0, "margin": 2, "border_line_alpha": 0},
@@ -73,7 +73,7 @@ def plot_spectrum(spectra, *, with_lines=True, smoothing=0):
     )
     if model is None:
         return panel
-    residual = _residual_panel(wavelength, (flux - model) / err, x).opts(xlim=_covered(wavelength, flux))
+    residual = _residual_panel(wavelength, (flux - model) / err, x).opts(xlim=covered_range(wavelength, flux))
     return hv.Layout([panel.opts(xlabel=""), residual]).cols(1).opts(toolbar="right")
 
 
@@ -156,30 +156,63 @@ def _arrays(one):
     return one[spectral_dim(one)].values, flux, err, model
 
 
-def _smooth(flux, err, sigma):
-    """Return the ivar-weighted Gaussian mean over pixels, and its uncertainty; NaN stays NaN."""
+def smooth_flux(flux, err, sigma):
+    """Smooth one spectrum by a Gaussian over pixels, weighted by ivar.
+
+    Parameters
+    ----------
+    flux, err : numpy.ndarray, shape (n_wavelength,)
+        Flux and its sigma, in the same units; NaN where masked.
+    sigma : float
+        Width of the Gaussian in pixels; 0 returns what was given.
+
+    Returns
+    -------
+    mean, mean_err : numpy.ndarray, shape (n_wavelength,)
+        NaN stays NaN, and counts for nothing beside it.
+
+    Examples
+    --------
+    >>> smooth_flux(np.array([1.0, np.nan, 1.0]), np.array([1.0, np.nan, 1.0]), 1)[0]
+    array([ 1., nan,  1.])
+    """
     if sigma == 0:
         return flux, err
     good = np.isfinite(flux)
     ivar = np.where(good, err, np.inf) ** -2.0
     kernel = gaussian_filter1d(np.eye(1, 8 * int(np.ceil(sigma)) + 1, 4 * int(np.ceil(sigma)))[0], sigma)
-    weight = np.convolve(ivar, kernel, "same")
-    total = np.convolve(np.where(good, flux, 0) * ivar, kernel, "same")
-    variance = np.convolve(ivar, kernel**2, "same")
+    weight = convolve1d(ivar, kernel, mode="constant")
+    total = convolve1d(np.where(good, flux, 0) * ivar, kernel, mode="constant")
+    variance = convolve1d(ivar, kernel**2, mode="constant")
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, mean_err = total / weight, np.sqrt(variance) / weight
     return np.where(good, mean, np.nan), np.where(good, mean_err, np.nan)
 
 
-def _covered(wavelength, flux):
+def covered_range(wavelength, flux):
+    """Return the first and the last wavelength with a flux (not NaN), the whole range where there are not two."""
     good = wavelength[np.isfinite(flux)]
     return (good[0], good[-1]) if len(good) > 1 else (wavelength[0], wavelength[-1])
 
 
-def _flux_range(flux, err, model, n_rows):
-    """Return low and high of what matters (lines, not single noisy pixels), and the top that leaves room for names."""
+def flux_range(flux, err, model, n_rows):
+    """Return low and high of what matters (lines, not single noisy pixels), and the top that leaves room for names.
+
+    Parameters
+    ----------
+    flux, err : numpy.ndarray, shape (n_wavelength,)
+        Flux and its sigma; NaN where masked.
+    model : numpy.ndarray, shape (n_wavelength,), or None
+        The reconstruction.
+    n_rows : float
+        Rows of line names above.
+
+    Returns
+    -------
+    low, high, top : float
+    """
     curves = [flux] if model is None else [flux, np.where(np.isfinite(flux), model, np.nan)]
-    seen = [smoothed[np.isfinite(smoothed)] for smoothed, _ in (_smooth(curve, err, 2) for curve in curves)]
+    seen = [smoothed[np.isfinite(smoothed)] for smoothed, _ in (smooth_flux(curve, err, 2) for curve in curves)]
     seen = np.concatenate(seen)
     low, high = (min(seen.min(), 0), seen.max()) if len(seen) else (0, 1)
     noise = np.nanmedian(err) if np.isfinite(err).any() else 0
@@ -193,10 +226,36 @@ def _line_names(one, wavelength, flux, width=_NARROWEST):
     redshift = 0 if spectral_dim(one) != WAVELENGTH else _value(one, "redshift")
     if redshift is None:
         return []
-    low, high = _covered(wavelength, flux)
+    return place_names(*covered_range(wavelength, flux), redshift, width)
+
+
+def place_names(low, high, redshift=0.0, width=_NARROWEST, only_major=True):
+    """Say where to write the names of lines, so that no two overlap.
+
+    Parameters
+    ----------
+    low, high : float
+        Range of the axis, Å.
+    redshift : float, optional
+        Of the lines on this axis; 0 on a rest-frame axis.
+    width : float, optional
+        Of the axis, in screen pixels.
+    only_major : bool, optional
+        Leave out the weaker lines.
+
+    Returns
+    -------
+    list of tuple
+        (wavelength on this axis, name, where to write it, row) of each line.
+
+    Examples
+    --------
+    >>> [(round(x), name, row) for x, name, _, row in place_names(4800, 5100, width=300)]
+    [(4863, 'Hβ', 0), (5008, '[O III] 5007', 0)]
+    """
     per_pixel = (high - low) / width
     placed, ends = [], []
-    for line in lines_between(low / (1 + redshift), high / (1 + redshift), only_major=True):
+    for line in lines_between(low / (1 + redshift), high / (1 + redshift), only_major):
         x = line.wavelength * (1 + redshift)
         half = (3.6 * len(line.name) + 5) * per_pixel
         center = min(max(x, low + half), high - half)
@@ -215,12 +274,18 @@ def _draw_lines(lines, low, high, top, x, y):
     return marks.opts(color=GREY, line_dash="dotted", line_width=1) * names.opts(text_font_size="9pt", text_color=GREY)
 
 
-def _masked_spans(wavelength, flux):
-    """Return the runs of pixels without flux as one element of shaded spans."""
+def masked_runs(wavelength, flux):
+    """Return where the runs of pixels without flux (NaN) begin and end, two arrays of wavelengths."""
     edges = np.concatenate([[wavelength[0]], (wavelength[1:] + wavelength[:-1]) / 2, [wavelength[-1]]])
     masked = np.concatenate([[0], ~np.isfinite(flux), [0]]).astype(int)
     starts, stops = np.flatnonzero(np.diff(masked) == 1), np.flatnonzero(np.diff(masked) == -1)
-    spans = hv.VSpans((edges[starts], edges[stops]), label="masked" if len(starts) else "")
+    return edges[starts], edges[stops]
+
+
+def _masked_spans(wavelength, flux):
+    """Return the runs of pixels without flux as one element of shaded spans."""
+    starts, stops = masked_runs(wavelength, flux)
+    spans = hv.VSpans((starts, stops), label="masked" if len(starts) else "")
     return spans.opts(color=GREY, alpha=0.2, line_alpha=0)
 
 
@@ -231,7 +296,7 @@ def _drawable(wavelength, *values):
 
 
 def _flux_curves(wavelength, flux, err, smoothing, x, y):
-    shown, shown_err = _smooth(flux, err, smoothing)
+    shown, shown_err = smooth_flux(flux, err, smoothing)
     band = hv.Spread(_drawable(wavelength, shown, shown_err), x, [y, "flux_err"], label="1σ")
     curve = hv.Curve(_drawable(wavelength, shown), x, y, label="flux")
     return band.opts(color=GREY, fill_alpha=0.4, line_alpha=0) * curve.opts(
@@ -265,8 +330,8 @@ def _gallery_cell(one):
     x, y = _spectrum_dimensions(one)
     wavelength, flux, err, model = _arrays(one)
     lines = _line_names(one, wavelength, flux, _GALLERY_WIDTH - 40)
-    low, high, top = _flux_range(flux, err, model, n_rows=1.5 * max((row + 1 for *_, row in lines), default=0))
-    shown, _ = _smooth(flux, err, 2)
+    low, high, top = flux_range(flux, err, model, n_rows=1.5 * max((row + 1 for *_, row in lines), default=0))
+    shown, _ = smooth_flux(flux, err, 2)
     cell = hv.Curve(_drawable(wavelength, shown), x, y).opts(color=BLUE, line_width=0.9)
     if model is not None:
         cell *= hv.Curve((wavelength, model), x, y).opts(color=VERMILLION, line_width=1.4)
@@ -276,7 +341,7 @@ def _gallery_cell(one):
         title=_short_title(one),
         width=_GALLERY_WIDTH,
         height=220,
-        xlim=_covered(wavelength, flux),
+        xlim=covered_range(wavelength, flux),
         ylim=(low, top),
         xlabel="",
         ylabel="",
