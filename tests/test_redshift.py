@@ -14,6 +14,7 @@ from scipy.interpolate import CubicSpline
 import astrolab as al
 from astrolab.redshift import classify, hypotheses
 from astrolab.redshift.build import fit_vectors
+from astrolab.redshift.network import COLUMNS, classifier_card, judge_spectra, probability_near
 from astrolab.redshift.refine import chi2_at, refine_minima
 from astrolab.redshift.scan import (
     LOG_BIN,
@@ -24,6 +25,8 @@ from astrolab.redshift.scan import (
     scan_batch,
 )
 from astrolab.redshift.templates import TemplateSet, open_templates, save_templates, templates_card
+from astrolab.simulation.injections import smooth_spectra
+from astrolab.simulation.rare import inject_bal
 
 SPEED_OF_LIGHT = 299792.458
 
@@ -185,6 +188,40 @@ def test_every_object_has_a_row_and_hypotheses_are_sorted(survey, answers):
     assert (np.diff(next_best, axis=1)[np.isfinite(np.diff(next_best, axis=1))] >= 0).all()
 
 
+def test_every_opinion_is_kept(survey, answers):
+    scan = al.classify_spectra(survey, with_network=False)
+    has = scan["spectype"] != ""
+    alone = answers.loc[has & (answers["source"] == "scan") & (answers["spectype_scan"] == scan["spectype"])]
+    np.testing.assert_allclose(alone["redshift_scan"], scan["redshift"][alone.index], atol=1e-3)
+    assert scan["bal_probability"].isna().all()
+    assert (scan["spectype_network"] == "").all()
+    truth = survey["truth_spectype"].values
+    assert (answers["spectype_network"] == truth)[truth != "SKY"].mean() > 0.8
+    assert answers["bal_probability"].between(0, 1).all()
+    assert answers["probability_network"].between(0, 1.0001).all()
+    assert set(answers["source"]) <= {"scan", "network", "trough"}
+    assert answers["redshift_network"].isna().equals(answers["spectype_network"] == "")
+
+
+def test_network_gives_its_own_probability_where_it_was_asked(survey):
+    flux, weight, _ = clean_spectra(*(one[:20] for one in _columns(survey)), survey.wavelength.values)
+    judgement, log_probability = judge_spectra(flux, weight, survey.wavelength.values)
+    column = dict(zip(COLUMNS, judgement.T, strict=True))
+    np.testing.assert_allclose(np.exp(log_probability).sum(axis=1), 1, atol=1e-4)
+    found = probability_near(log_probability, np.full((20, 1), "QSO"), column["redshift_qso"][:, None])[:, 0]
+    np.testing.assert_allclose(found, column["p_qso"] * column["p_bin_qso"], atol=0.1)
+    nothing = probability_near(log_probability, np.array([[""]] * 20), np.zeros((20, 1)))[:, 0]
+    np.testing.assert_allclose(nothing, column["p_nothing"], atol=1e-6)
+
+
+def test_shipped_network_has_a_card_and_is_small():
+    path = Path(classify.__file__).with_name("classifier.safetensors")
+    card = classifier_card()
+    assert path.stat().st_size < 600_000
+    assert card["command"].startswith("python -m astrolab.redshift.train_classifier")
+    assert card["figures_real_held_out"]["QSO"]["n"] > 100
+
+
 def test_chunks_do_not_matter(survey, answers, in_chunks):
     pd.testing.assert_frame_equal(al.classify_spectra(in_chunks(survey, 17)), answers)
 
@@ -305,6 +342,24 @@ def test_confident_answers_on_real_spectra_are_right(labelled):
     wrong = (confident["velocity"] > limit) | (confident["spectype"] != confident["truth_class"])
     assert len(confident) > 0.8 * len(known)
     assert wrong.mean() < 0.04
+
+
+@pytest.mark.real
+def test_injected_absorption_leads_fewer_redshifts_astray(real_data):
+    """Half as many as of the scan alone over all kinds (benchmarks.redshift); here few, and those that it loses."""
+    truth = pd.read_csv(real_data / "sdss" / "truth.csv")
+    is_own = (truth["truth_class"] == "QSO") & truth["truth_z"].between(2.2, 2.8) & (truth["source"] == "boss-picca")
+    truth = truth[is_own].iloc[:24]
+    spectra = al.read_sdss([str(real_data / "sdss" / file) for file in truth["file"]]).load()
+    number = truth["plate"].astype(str) + truth["mjd"].astype(str) + truth["fiber"].map("{:04d}".format)
+    redshift = truth.set_index(number.astype("int64")).loc[spectra["targetid"].values, "truth_z"].to_numpy()
+    flux, wavelength = spectra["flux"].values, spectra["wavelength"].values
+    signal = smooth_spectra(flux, spectra["ivar"].values, wavelength)
+    absorbed = inject_bal(flux, wavelength, redshift, np.random.default_rng(0), kind="LO", signal=signal)
+    answers = al.classify_spectra(spectra.assign(flux=(spectra["flux"].dims, absorbed.astype("float32"))))
+    assert (hypotheses.velocity_between(answers["redshift"], redshift) > 3000).sum() <= 2
+    assert (answers["bal_probability"] > 0.5).mean() > 0.8
+    assert (answers["source"] == "trough").any()
 
 
 @pytest.mark.real

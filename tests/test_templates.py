@@ -24,7 +24,7 @@ ARGUMENTS = {
     },
 }  # fmt: skip
 PRODUCTS = {
-    "classify_spectra": ["redshifts.parquet", "redshifts.fits", "confusion.csv"],
+    "classify_spectra": ["redshifts.parquet", "redshifts.fits", "confusion.csv", "completeness.csv"],
     "ingest_survey": ["small.zarr", "ingest_report.json"],
     "rank_anomalies": ["ranking.parquet", "not_ranked.parquet", "top.zarr", "model/weights.safetensors", "history.csv"],
 }

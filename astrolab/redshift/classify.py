@@ -126,9 +126,6 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
 def _opinions(found):
     """Return what the scan says alone, and the network alone."""
     rows = np.arange(len(found["chi2"]))
-    chi2 = np.where((found["source"] != "trough") & np.isfinite(found["chi2"]), found["chi2"], np.inf)
-    best = chi2.argmin(axis=1)
-    has_scan = np.isfinite(chi2[rows, best])
     own = {name: found[name][:, 0] for name in COLUMNS}
     shares = np.stack([own["p_qso"], own["p_galaxy"], own["p_star"], own["p_nothing"]], axis=1)
     knows = np.isfinite(shares).all(axis=1) & (found["n_good"][:, 0] > 0)
@@ -137,8 +134,8 @@ def _opinions(found):
     redshift = np.stack([own["redshift_qso"], own["redshift_galaxy"], zero, zero * np.nan])[kind, rows]
     near = np.stack([own["p_bin_qso"], own["p_bin_galaxy"], one, one])[kind, rows]
     return {
-        "spectype_scan": np.where(has_scan, found["spectype"][rows, best], "").astype(str),
-        "redshift_scan": np.where(has_scan, found["redshift"][rows, best], np.nan),
+        "spectype_scan": found["spectype_scan"][:, 0].astype(str),
+        "redshift_scan": found["redshift_scan"][:, 0],
         "spectype_network": np.array(NAMES)[kind],
         "redshift_network": redshift,
         "probability_network": np.where(knows, shares[rows, kind] * near, np.nan),

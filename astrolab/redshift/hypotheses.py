@@ -22,7 +22,7 @@ _N_REFINED = 5  # best of all sets that are refined, beside the best of each cla
 _NEAR = 300.0  # of χ²: the coarse scan, half a step off narrow lines, may err by as much
 _CHUNK = 1024
 # columns of a block: these of the spectrum, then six of each hypothesis
-_SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth", "score_smooth", *COLUMNS)
+_SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth", "score_smooth", "scan_set", "redshift_scan", *COLUMNS)
 _HYPOTHESIS = ("set", "redshift", "redshift_err", "chi2", "flags", "score")
 AT_EDGE, IS_NEGATIVE, NO_MINIMUM, FROM_NETWORK, WITHOUT_TROUGHS = 1, 2, 4, 8, 16
 
@@ -59,8 +59,9 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
         priors); score (chi2 less what the network says for it); source (scan, network: the scan near the network's
         redshift, or trough: fitted without broad absorption); is_at_edge, is_negative, is_minimum; and of the spectrum
         n_good (pixels), is_poor (it had invalid pixels), chi2_null (of no model), chi2_smooth and score_smooth (of a
-        spectrum without features), and the network's probabilities and redshifts (NaN without it; see
-        `astrolab.redshift.network.judge_spectra`). A hypothesis that there is not has spectype '' and redshift NaN.
+        spectrum without features), spectype_scan and redshift_scan (of the scan's own least χ²), and the network's
+        probabilities and redshifts (NaN without it; see `astrolab.redshift.network.judge_spectra`). A
+        hypothesis that there is not has spectype '' and redshift NaN.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu", wi
 
     Returns
     -------
-    numpy.ndarray, shape (n_object, 14 + 6 n_best), float64
+    numpy.ndarray, shape (n_object, 16 + 6 n_best), float64
         See `scan_redshifts`; all numbers, so that Dask can hold them.
     """
     n_threads = torch.get_num_threads()
@@ -170,13 +171,14 @@ def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_ne
     candidates = _coarse_candidates(flux, weight, wavelength, templates, plans, device, network_seeds(judgement))
     found = _refined(flux, weight, wavelength, templates, plans, *candidates)
     _fill_scores(found, templates, log_probability)
+    scan = _scan_alone(found, templates)
     if with_network:
         found = _with_refits(found, flux, weight, wavelength, templates, judgement[:, COLUMNS.index("p_bal")])
         _fill_scores(found, templates, log_probability)
     out = np.full((len(flux), len(_SPECTRUM) + n_best * len(_HYPOTHESIS)), np.nan)
     out[:, 0], out[:, 1] = np.count_nonzero(weight > 0, axis=1), is_poor
     out[:, 2] = np.sum(weight.astype("float64") * flux.astype("float64") ** 2, axis=1)
-    out[:, 3:5], out[:, 5 : len(_SPECTRUM)] = np.inf, judgement
+    out[:, 3:5], out[:, 5:7], out[:, 7 : len(_SPECTRUM)] = np.inf, scan, judgement
     for i, one in enumerate(templates):
         if not one.spectype:
             is_own = found[..., 0] == i
@@ -186,6 +188,16 @@ def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_ne
         best = _distinct(own, templates, n_best)
         row[len(_SPECTRUM) : len(_SPECTRUM) + best.size] = best.ravel()
     return out
+
+
+def _scan_alone(found, templates):
+    """Set and redshift of the least χ² that the scan found by itself: (n_object, 2), NaN where there is none."""
+    is_own = np.array([bool(one.spectype) for one in templates] + [False])
+    number = np.where(np.isfinite(found[..., 0]), found[..., 0], len(templates)).astype("int64")
+    is_seeded = np.nan_to_num(found[..., 4]).astype("int64") & FROM_NETWORK > 0
+    chi2 = np.where(is_own[number] & ~is_seeded & np.isfinite(found[..., 3]), found[..., 3], np.inf)
+    rows, best = np.arange(len(found)), chi2.argmin(axis=1)
+    return np.where(np.isfinite(chi2[rows, best])[:, None], found[rows, best, :2], np.nan)
 
 
 def _fill_scores(found, templates, log_probability):
@@ -335,7 +347,7 @@ def velocity_between(redshift, other):
 
 def _table(block, targetid, templates, n_best):
     # of a row that was set aside (NaN) no pixel counts
-    spectrum = pd.DataFrame(np.nan_to_num(block[:, : len(_SPECTRUM)], posinf=np.inf), columns=_SPECTRUM)
+    spectrum = pd.DataFrame(block[:, : len(_SPECTRUM)], columns=_SPECTRUM).fillna({"n_good": 0, "is_poor": 0})
     own = block[:, len(_SPECTRUM) :].reshape(-1, len(_HYPOTHESIS))
     number = np.where(np.isfinite(own[:, 0]), own[:, 0], len(templates)).astype("int64")
     flags = np.nan_to_num(own[:, 4]).astype("int64")
@@ -357,6 +369,8 @@ def _table(block, targetid, templates, n_best):
     )
     for name in _SPECTRUM:
         table[name] = np.repeat(spectrum[name].to_numpy(), n_best)
+    scan = table.pop("scan_set").fillna(len(templates)).to_numpy("int64")
+    table["spectype_scan"] = np.array([*(one.spectype for one in templates), ""], dtype=object)[scan]
     return table.astype({"n_good": "int64", "is_poor": "bool"})
 
 
