@@ -26,6 +26,9 @@ _WHERE = {
     "anomaly.ranking": ["rank_anomalies", "score_anomalies", "attach_spectra"],
     "anomaly.rerank": ["rerank", "rerank_features"],
     "anomaly.diff": ["compare_rankings"],
+    "anomaly.attribution": ["attribute_anomaly"],
+    "anomaly.explanation": ["explain_anomaly"],
+    "anomaly.neighbours": ["nearest_ordinary"],
     "redshift.templates": ["open_templates"],
     "redshift.hypotheses": ["scan_redshifts", "chi2_curve"],
     "redshift.classify": ["classify_spectra", "save_redrock"],
@@ -36,6 +39,7 @@ _WHERE = {
     "runs": ["run_template", "resume_run", "run_status", "list_templates", "verify_run"],
     "runs.compare": ["compare_runs"],
     "plots": ["plot_spectrum", "plot_latent", "plot_history", "plot_scores", "plot_gallery", "plot_rank_change"],
+    "plots.explanations": ["plot_calibration", "plot_explanation", "plot_reason_gallery"],
     "vetting.campaigns": ["open_campaign"],
     "dashboards.vetting": ["vetting_app"],
 }
