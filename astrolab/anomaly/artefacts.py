@@ -12,6 +12,7 @@ from astrolab.simulation.sky import AIRGLOW
 
 # evidence of one kind each, in sigma above peers once calibrated
 ARTEFACT_SCORES = ("artefact_spike", "artefact_sky", "artefact_step", "artefact_loss")
+SHARED_SCORES = ("artefact_shared_trough", "artefact_shared_spike")
 ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_width")
 
 # where cameras and detectors meet, observed Å: DESI (Abareshi et al. 2022), SDSS and BOSS (Smee et al. 2013)
@@ -96,7 +97,8 @@ def describe_artefacts(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``ARTEFACT_SCORES`` (sigma above peers) and the other ``ARTEFACT_COLUMNS``.
+        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, the other
+        ``ARTEFACT_COLUMNS`` and ``shared_trough_at``.
 
     Returns
     -------
@@ -112,12 +114,14 @@ def describe_artefacts(table):
         "artefact_sky": pd.Series("residuals on airglow lines", index=table.index),
         "artefact_step": "step where cameras meet, at " + at("step_at"),
         "artefact_loss": "light missing at " + at("loss_at") + ", where nothing absorbs",
+        "artefact_shared_trough": "missing flux where many others miss it, at " + at("shared_trough_at"),
+        "artefact_shared_spike": "spike where many others have one, at " + at("spike_at"),
     }
-    scores = table[list(words)].to_numpy()
+    scores = table[list(words)].to_numpy("float64")
     strongest = scores.argmax(axis=1)
     text = np.stack([column.to_numpy(dtype=object) for column in words.values()], axis=1)
     rows = np.arange(len(table))
-    sigma = pd.Series(scores[rows, strongest]).map(" ({:.1f}σ above its peers)".format).to_numpy(dtype=object)
+    sigma = pd.Series(scores[rows, strongest]).map(" ({:.1f}σ)".format).to_numpy(dtype=object)
     return np.where(scores.max(axis=1) < 2, "", text[rows, strongest] + sigma).astype(str)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from astrolab.anomaly.artefacts import ARTEFACT_SCORES, describe_artefacts
+from astrolab.anomaly.artefacts import ARTEFACT_SCORES, SHARED_SCORES, describe_artefacts
 from astrolab.anomaly.reasons import describe_reasons
 from astrolab.anomaly.scale import SCORES, Scale, fit_scale, place_on_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
@@ -235,13 +235,13 @@ def _describe(table, wavelength):
         # the most significant window against what is ordinary for its width
         best = np.argmax(np.abs(sigma) / (1 + np.median(np.abs(sigma), axis=0)), axis=1)
         rows, width = np.arange(len(table)), np.array(widths)[best]
-        first = table[[f"{kind}_at_{width}" for width in widths]].to_numpy()[rows, best].astype(int)
         table[f"{kind}_sigma"] = sigma[rows, best] * (-1 if kind == "trough" else 1)
-        table[f"{kind}_wavelength"] = 0.5 * (wavelength[first] + wavelength[first + width - 1])
+        table[f"{kind}_wavelength"] = table[[f"{kind}_at_{width}" for width in widths]].to_numpy()[rows, best]
         table[f"{kind}_width"] = width * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
     table["reasons"] = describe_reasons(table)
+    table["shared_trough_at"] = table[f"trough_at_{TROUGH_WIDTHS[1]}"] * (1 + table["redshift"])
     table["artefact_evidence"] = describe_artefacts(table)
-    scores = ["anomaly_score", "raw_score", "artefact_score", *SCORES, *ARTEFACT_SCORES]
+    scores = ["anomaly_score", "raw_score", "artefact_score", *SCORES, *ARTEFACT_SCORES, *SHARED_SCORES]
     return table.astype(dict.fromkeys(scores, "float32"))
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
-from astrolab.anomaly.artefacts import ARTEFACT_SCORES
+from astrolab.anomaly.artefacts import ARTEFACT_SCORES, SHARED_SCORES
 from astrolab.anomaly.calibration import (
     Peers,
     column_quantiles,
@@ -24,12 +24,16 @@ from astrolab.anomaly.calibration import (
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
+from astrolab.anomaly.shared import count_places, shared_excess
 
 SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
 
 # what an artefact explains is taken off: all of the artefact score beyond what one in six ordinary objects has
 _ARTEFACT_WEIGHT = 1.0
 _ARTEFACT_FREE = 1.0
+
+# a trough or a spike is counted as one from here on, in sigma above peers
+_IS_FEATURE = 1.5
 
 # latent vectors that others are compared with, and how many of the nearest
 _N_LATENT = 10_000
@@ -68,6 +72,8 @@ class Scale:
         From `fit_shape`.
     members : tuple of MemberScale
         One a model.
+    shared : numpy.ndarray, shape (2, n_layer, n_bin)
+        From `count_places`: troughs, and spikes.
     trend_place : numpy.ndarray, shape (n_column, n_quantile)
         From `column_quantiles`.
     trend : numpy.ndarray, shape (n_term,)
@@ -80,6 +86,7 @@ class Scale:
 
     ordinary: dict
     members: tuple
+    shared: np.ndarray
     trend_place: np.ndarray
     trend: np.ndarray
     cells: Cells
@@ -122,14 +129,16 @@ def fit_scale(table, *, is_reference=None, seed=0):
     shape = shape_scores(table, ordinary)
     members = tuple(_fit_member(member_table(table, i), shape, seed) for i in range(n_members))
     single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(members)]
-    score = _take_off(_combine(np.mean(single, axis=0)))
+    mean = np.mean(single, axis=0)
+    shared = np.array([count_places(*feature) for feature in _features(table, mean)])
+    score = _take_off(_combine(mean, _shared_scores(shared, table, mean)))
     trend_place = column_quantiles(_matched(table))
     terms = _trend_terms(trend_place, table)
     trend = _robust_fit(terms, score)
     score = score - terms @ trend
     chosen = np.ones(len(table), bool) if is_reference is None else np.asarray(is_reference, bool)
     cells = fit_cells(score[chosen], _matched(table)[chosen])
-    return Scale(ordinary, members, trend_place, trend, cells, -np.sort(-score))
+    return Scale(ordinary, members, shared, trend_place, trend, cells, -np.sort(-score))
 
 
 def place_on_scale(scale, table, *, is_reference=None):
@@ -142,14 +151,15 @@ def place_on_scale(scale, table, *, is_reference=None):
     table : pandas.DataFrame
         From `raw_scores`, with a column ``redshift``; finite.
     is_reference : numpy.ndarray, shape (object,), bool, optional
-        Objects that the scale's p-values are drawn among; by default none.
+        Which of these objects, if they are those the scale was learned from, its p-values are drawn among; by default
+        they are others.
 
     Returns
     -------
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
-        parts ``ARTEFACT_SCORES``; parts in robust sigma above peers, wholes their length; ``p_value`` (conformal)
-        and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
+        parts ``ARTEFACT_SCORES`` and ``SHARED_SCORES``; parts in robust sigma above peers, wholes their length;
+        ``p_value`` (conformal) and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
     """
@@ -157,8 +167,10 @@ def place_on_scale(scale, table, *, is_reference=None):
     single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(scale.members)]
     mean = np.mean(single, axis=0)
     matched = _matched(table)
-    combined = _combine(mean)
-    result = pd.DataFrame(mean, columns=[*SCORES, *ARTEFACT_SCORES], index=table.index)
+    shared = _shared_scores(scale.shared, table, mean)
+    combined = _combine(mean, shared)
+    columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES]
+    result = pd.DataFrame(np.concatenate([mean, shared], axis=1), columns=columns, index=table.index)
     trend = _trend_terms(scale.trend_place, table) @ scale.trend
     score = _take_off(combined) - trend
     for place, (name, column) in enumerate(
@@ -170,7 +182,7 @@ def place_on_scale(scale, table, *, is_reference=None):
     result["q_value"] = false_discovery_control(result["p_value"]) if len(result) else result["p_value"]
     if len(single) > 1:
         for i, one in enumerate(single):
-            result[f"score_{i}"] = _take_off(_combine(one)) - trend
+            result[f"score_{i}"] = _take_off(_combine(one, shared)) - trend
     return result.join(shape[[f"z_{name}" for name in LINE_WINDOWS]])
 
 
@@ -221,7 +233,7 @@ def load_scale(path):
             for i in range(n_members)
         )
         ordinary = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("ordinary.")}
-        rest = (arrays[name] for name in ("trend_place", "trend"))
+        rest = (arrays[name] for name in ("shared", "trend_place", "trend"))
         return Scale(ordinary, members, *rest, part(Cells, "cells"), arrays["sorted_score"])
     except KeyError as error:
         raise ValueError(f"'{path}' is no scale: it has no {error}; expected what save_scale wrote.") from error
@@ -295,10 +307,28 @@ def _isolation(latent, reference):
     return np.log(distance.mean(axis=1) + 1e-3)
 
 
-def _combine(single):
+def _features(table, mean):
+    """Return observed wavelength, redshift and significance of each object's deepest trough and of its spike."""
+    names = [*SCORES, *ARTEFACT_SCORES]
+    table = member_table(table)
+    redshift = table["redshift"].to_numpy("float64")
+    trough_at = table[f"trough_at_{TROUGH_WIDTHS[1]}"].to_numpy("float64") * (1 + redshift)
+    return [
+        (at, redshift, mean[:, names.index(score)] > _IS_FEATURE)
+        for at, score in ((trough_at, "score_trough"), (table["spike_at"].to_numpy("float64"), "artefact_spike"))
+    ]
+
+
+def _shared_scores(counts, table, mean):
+    pairs = zip(counts, _features(table, mean), strict=True)
+    return np.stack([shared_excess(count, *feature) for count, feature in pairs], axis=1)
+
+
+def _combine(single, shared):
     """Combine single scores: the length of what is above the peers. Columns anomaly and artefact."""
     n_scores = len(SCORES)
-    return np.column_stack([_length(single[:, :n_scores]), _length(single[:, n_scores:])])
+    artefact = np.concatenate([single[:, n_scores:], shared], axis=1)
+    return np.column_stack([_length(single[:, :n_scores]), _length(artefact)])
 
 
 def _trend_terms(quantiles, table):

@@ -45,7 +45,8 @@ def block_columns(n_latent, n_members=1):
     list of str
         ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame) and ``SHAPE_COLUMNS``; then of each
         model ``log_chi2`` (ln of the mean squared residual in sigma), ``band_k`` and ``band_at_k`` (signed
-        significance, in sigma, of the strongest residual in a window of k pixels, and the window's first pixel),
+        significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
+        its middle, Å),
         ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive), ``ARTEFACT_COLUMNS`` and
         ``latent_i``.
     """
@@ -195,14 +196,14 @@ def _score_residual(model, flux, ivar, is_good, redshift, wavelength):
     columns = np.empty((len(flux), 1 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
     mean_square = (residual**2 * weight).sum(axis=1) / np.maximum(is_good.sum(axis=1), 1)
     columns[:, 0] = np.log(np.maximum(mean_square, 1e-6))
-    _find_windows(residual, weight, np.array(BAND_WIDTHS), np.array(TROUGH_WIDTHS), columns[:, 1:])
+    _find_windows(residual, weight, wavelength, np.array(BAND_WIDTHS), np.array(TROUGH_WIDTHS), columns[:, 1:])
     evidence = artefact_evidence(residual, weight, wavelength, redshift)
     return np.concatenate([columns, evidence, out.latent_mean.numpy()], axis=1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _find_windows(residual, weight, band_widths, trough_widths, columns):
-    """Fill the most significant window of each width and its first pixel: of either sign, then of missing flux."""
+def _find_windows(residual, weight, wavelength, band_widths, trough_widths, columns):
+    """Fill the most significant window of each width and its middle: of either sign, then of missing flux."""
     n_object, n_wavelength = residual.shape
     weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
     for i in range(n_object):
@@ -224,7 +225,8 @@ def _find_windows(residual, weight, band_widths, trough_widths, columns):
                 significance = np.sqrt(best)
                 if not is_trough and weighted[at + width] < weighted[at]:
                     significance = -significance
-                columns[i, column], columns[i, column + 1] = significance, at
+                columns[i, column] = significance
+                columns[i, column + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
                 column += 2
 
 

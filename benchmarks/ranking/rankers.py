@@ -23,7 +23,7 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 
 from astrolab.anomaly.ranking import score_anomalies
-from astrolab.models.vae import VAE
+from astrolab.models.pretrained import start_vaes
 from astrolab.schema import OBJECT, median_snr
 from astrolab.spectra import normalize_flux, rest_grid, to_restframe
 from astrolab.training import fit
@@ -180,24 +180,30 @@ class LatentDensity(PlainVAE):
 
 
 class AstroLab:
-    """AstroLab's ranking as the template rank_anomalies makes it: `fit`, then `score_anomalies`.
+    """AstroLab's ranking as the template rank_anomalies makes it: `start_vaes`, `fit`, then `score_anomalies`.
 
     Training rows stand in the list that is scored, as in use, and so are peers; they are taken out afterwards.
     """
 
-    def __init__(self, seed=0, grid=_GRID, n_epochs=60):
-        self.seed, self.grid, self.n_epochs = seed, rest_grid(*grid), n_epochs
+    def __init__(self, seed=0, grid=_GRID, n_models=3, n_epochs=60, warm_start="auto"):
+        self.seed, self.grid = seed, rest_grid(*grid)
+        self.n_models, self.n_epochs, self.warm_start = n_models, n_epochs, warm_start
 
     def fit(self, spectra):
-        """Train the autoencoder."""
+        """Train the autoencoders."""
         self.training = rest_frame(spectra, self.grid)
-        self.model = VAE(n_wavelength=len(self.grid), n_latent=8, seed=self.seed)
-        fit(self.model, self.training, n_epochs=self.n_epochs, seed=self.seed, device="cpu", progress=False)
+        first = self.seed * self.n_models
+        self.models, learning_rate, _ = start_vaes(
+            self.grid, n_models=self.n_models, warm_start=self.warm_start, seed=first
+        )
+        for i, model in enumerate(self.models):
+            settings = {"n_epochs": self.n_epochs, "learning_rate": learning_rate, "seed": first + i}
+            fit(model, self.training, device="cpu", progress=False, **settings)
 
     def score(self, spectra):
         """Score among the training spectra, and keep the columns of the ranking's parts."""
         both = together(self.training, rest_frame(spectra, self.grid))
-        ranking = score_anomalies(self.model, both, seed=self.seed).ranking
+        ranking = score_anomalies(self.models, both, seed=self.seed).ranking
         ranking = ranking[ranking["targetid"].isin(spectra["targetid"].values)]
         return ranking.assign(score=ranking["anomaly_score"])
 

@@ -1,0 +1,106 @@
+"""Artefacts: evidence for each kind, and none against an object's own features."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm, poisson
+
+from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
+from astrolab.anomaly.shared import count_places, shared_excess
+from astrolab.simulation.sky import AIRGLOW
+
+WAVELENGTH = np.geomspace(1000.0, 7500.0, 1500)
+REDSHIFT = 1.5
+OBSERVED = WAVELENGTH * (1 + REDSHIFT)
+
+
+def evidence(residual, noise=None):
+    """Return what is measured on one spectrum of unit noise, which is measured from 3,600 to 9,800 Å."""
+    is_measured = (OBSERVED > 3600) & (OBSERVED < 9800)
+    noise = np.random.default_rng(0).normal(size=len(WAVELENGTH)) if noise is None else noise
+    columns = artefact_evidence(
+        np.where(is_measured, residual + noise, 0)[None],
+        is_measured[None].astype("f4"),
+        WAVELENGTH,
+        np.array([REDSHIFT]),
+    )
+    return dict(zip(ARTEFACT_COLUMNS, columns[0], strict=True))
+
+
+QUIET = evidence(np.zeros(1500))
+
+
+def at(rest, width):
+    """Return a Gaussian of the given rest wavelength and width in km/s."""
+    return np.exp(-0.5 * ((WAVELENGTH / rest - 1) * 299_792 / width) ** 2)
+
+
+def test_a_spike_is_found_and_a_line_is_not():
+    spike = np.zeros(1500)
+    spike[np.searchsorted(WAVELENGTH, 2100)] = 40
+    found = evidence(spike)
+    assert found["artefact_spike"] > QUIET["artefact_spike"] + 1.5
+    assert found["spike_at"] == pytest.approx(2100 * 2.5, rel=2e-3)
+    for rest, width in ((2798.75, 300), (2100, 1500)):  # a narrow line at its place, a broad one anywhere
+        assert evidence(40 * at(rest, width))["artefact_spike"] < QUIET["artefact_spike"] + 0.5
+
+
+def test_sky_residuals_are_found_where_the_sky_shines():
+    shining = [wavelength for wavelength, power in AIRGLOW if power > 50]
+    near = np.min(np.abs(OBSERVED[:, None] / shining - 1), axis=1) * 299_792 < 250
+    rng = np.random.default_rng(1)
+    found = evidence(4 * near * rng.choice([-1, 1], 1500))
+    assert found["artefact_sky"] > QUIET["artefact_sky"] + 0.5
+    assert evidence(4 * rng.choice([-1, 1], 1500))["artefact_sky"] < QUIET["artefact_sky"] + 0.2
+
+
+def test_a_step_counts_where_cameras_meet_only():
+    assert evidence(3.0 * (OBSERVED > 5780))["artefact_step"] > QUIET["artefact_step"] + 0.5
+    assert evidence(3.0 * (OBSERVED > 5780))["step_at"] == 5780
+    assert evidence(3.0 * (OBSERVED > 6400))["artefact_step"] < QUIET["artefact_step"] + 0.2
+    assert evidence(20 * at(5400 / 2.5, 1000))["artefact_step"] < QUIET["artefact_step"] + 0.2
+
+
+def test_light_is_missed_where_nothing_absorbs():
+    lost = evidence(-2.0 * ((WAVELENGTH > 3000) & (WAVELENGTH < 3200)))
+    assert lost["artefact_loss"] > QUIET["artefact_loss"] + 1
+    assert lost["loss_at"] == pytest.approx(3100 * 2.5, rel=0.02)
+    outflow = evidence(-2.0 * ((WAVELENGTH > 1450) & (WAVELENGTH < 1530)))
+    assert outflow["artefact_loss"] < QUIET["artefact_loss"] + 0.5
+
+
+def test_masked_pixels_do_not_matter():
+    noise = np.random.default_rng(0).normal(size=1500)
+    noise[(OBSERVED < 3600) | (OBSERVED > 9800)] = 1e6
+    assert evidence(np.zeros(1500), noise) == QUIET
+
+
+def test_a_feature_that_other_redshifts_share_is_the_instruments():
+    rng = np.random.default_rng(0)
+    redshift = rng.uniform(0.5, 3.0, 3_000)
+    observed = rng.uniform(3800, 9500, 3_000)
+    observed[:40] = 5200 + rng.normal(0, 10, 40)  # one dip, many redshifts
+    observed[40:80], redshift[40:80] = 8300, 1.96  # one line, one redshift
+    is_significant = np.ones(3_000, bool)
+    is_significant[2_900:] = False
+    excess = shared_excess(count_places(observed, redshift, is_significant), observed, redshift, is_significant)
+    assert np.median(excess[:40]) > 4
+    assert excess[40:80].max() < 3
+    assert np.mean(excess[80:2_900] > 3) < 0.03
+    assert (excess[2_900:] == 0).all()
+
+
+def test_shared_excess_is_the_plain_truth():
+    rng = np.random.default_rng(1)
+    redshift, observed = rng.uniform(0.5, 3.0, 400), np.geomspace(3800, 9500, 400)
+    counted = np.ones(400, bool)
+    excess = shared_excess(count_places(observed, redshift, counted), observed, redshift, counted)
+    bins = np.floor((np.log(observed) - np.log(3000)) * 299_792.458 / 500).astype(int)
+    layers = np.floor(np.log1p(redshift) / 0.05).astype(int)
+    for i in (0, 111, 399):
+        others = np.abs(layers - layers[i]) > 1
+        near, around = (others & (np.abs(bins - bins[i]) <= n) for n in (3, 20))
+        n_bins = [np.sum(np.abs(np.arange(831) - bins[i]) <= n) for n in (3, 20)]
+        usual = max((around.sum() - near.sum()) / (n_bins[1] - n_bins[0]) * n_bins[0], 0.1)
+        tail = 1 - sum(poisson.pmf(k, usual) for k in range(near.sum()))
+        truth = 0 if near.sum() == 0 else max(0, norm.isf(tail))
+        assert excess[i] == pytest.approx(truth, abs=1e-6)
