@@ -146,7 +146,9 @@ def read_verdicts(path):
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read ({error.strerror}), expected a file of verdicts.") from error
     try:
-        records = {"csv": _from_csv, "json": json.loads, "parquet": _from_parquet}.get(kind, _from_astropy)(content)
+        records = list(
+            {"csv": _from_csv, "json": json.loads, "parquet": _from_parquet}.get(kind, _from_astropy)(content)
+        )
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"'{path}' is no {kind} file of verdicts ({error}).") from error
     rows = []
@@ -198,8 +200,11 @@ def _to_csv(table):
 def _write_csv(names, rows, quoting):
     file = io.StringIO(newline="")
     writer = csv.writer(file, quoting=quoting, lineterminator="\n")
+    careful = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")  # a bare carriage return ends a line too
     writer.writerow(names)
-    writer.writerows([[_inert(value) for value in row] for row in rows])
+    for row in rows:
+        has_return = any(isinstance(value, str) and "\r" in value for value in row)
+        (careful if has_return else writer).writerow([_inert(value) for value in row])
     return file.getvalue().encode("utf-8")
 
 
