@@ -1,10 +1,13 @@
-"""Dataset in, Dataset out: selection, the rest frame, normalisation."""
+"""Dataset in, Dataset out: selection, masks, the rest frame, normalisation."""
+
+from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numba import njit
 
+from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 from astrolab.schema import (
     OBJECT,
     WAVELENGTH,
@@ -214,6 +217,57 @@ def normalize_flux(spectra):
     return spectra.assign(flux=flux, ivar=ivar)
 
 
+def mask_lines(spectra, lines, *, width=3000.0):
+    """Mask the pixels around spectral lines.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Spectra in either frame, lazy or in memory. In the observed frame the lines are shifted by each object's
+        `redshift`; of an object without one nothing is masked.
+    lines : str, float, or sequence of them
+        Names as in `spectral_lines`, or rest vacuum wavelengths in Å.
+    width : float, optional
+        Full width of what is masked around each line, km/s.
+
+    Returns
+    -------
+    xarray.Dataset
+        The same with ``ivar = 0`` in these pixels; flux, and pixels masked before, stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If a name is not in the table of lines, a wavelength is not positive, or the width is negative.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> rest = al.to_restframe(al.simulate_survey(3, seed=0), al.rest_grid(1216, 2900, 100))
+    >>> masked = al.mask_lines(rest, ["C IV", 2798.75], width=5000)
+    >>> rest.wavelength_rest.values[(masked.ivar == 0).all("object")].round()[-2:]
+    array([2775., 2800.])
+    """
+    check_spectra(spectra)
+    if not width >= 0:
+        raise ValueError(f"width is {width}, expected km/s, not negative: width=3000.")
+    dim = spectral_dim(spectra)
+    redshift = spectra["redshift"] if dim == WAVELENGTH else xr.zeros_like(spectra["redshift"])
+    wavelengths = _line_wavelengths([lines] if isinstance(lines, str) or np.isscalar(lines) else lines)
+    ivar = xr.apply_ufunc(
+        _mask_block,
+        spectra["ivar"],
+        redshift,
+        kwargs={"wavelength": spectra[dim].values, "lines": wavelengths, "reach": 0.5 * width / SPEED_OF_LIGHT},
+        input_core_dims=[[dim], []],
+        output_core_dims=[[dim]],
+        dask="parallelized",
+        output_dtypes=["float32"],
+        keep_attrs=True,
+    )
+    return spectra.assign(ivar=ivar)
+
+
 def pixel_edges(centres):
     """Return the edges between pixels, half-way between their centres.
 
@@ -234,6 +288,30 @@ def pixel_edges(centres):
     """
     middle = 0.5 * (centres[1:] + centres[:-1])
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _line_wavelengths(lines):
+    known = {line.name: line.wavelength for line in spectral_lines()}
+    unknown = [line for line in lines if isinstance(line, str) and line not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"there is no line {unknown[0]!r} in the table of lines; did you mean {near!r}? A wavelength in Angstrom "
+            "(rest, vacuum) will do too."
+        )
+    wavelengths = np.array([known[line] if isinstance(line, str) else line for line in lines], "float64")
+    if not np.all(wavelengths > 0):
+        raise ValueError(f"a line is at {wavelengths.min()} Angstrom, expected a positive rest wavelength.")
+    return wavelengths
+
+
+def _mask_block(ivar, redshift, *, wavelength, lines, reach):
+    stretch = 1 + np.asarray(redshift)[:, None]
+    rest = wavelength / np.where(stretch > 0, stretch, np.nan)
+    is_masked = np.zeros(ivar.shape, bool)
+    for line in lines:
+        is_masked |= np.abs(rest / line - 1) <= reach
+    return np.where(is_masked, 0, ivar).astype("float32")
 
 
 def _rebin_block(flux, ivar, redshift, *, edges_in, edges_out):
