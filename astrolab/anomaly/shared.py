@@ -61,6 +61,8 @@ def shared_excess(counts, observed, redshift, is_significant):
 
     (near, n_near), (around, n_around) = within(_NEAR), within(_AROUND)
     usual = (around - near) / np.maximum(n_around - n_near, 1) * n_near
+    # one layer's own line must not speak for all: an instrument's fault is in every layer
+    near = np.minimum(near, 3 * usual + 3)
     layers, bins = _layers(redshift), _bins(observed)
     others, expected = (_of_other_redshifts(values, layers, bins) for values in (near, usual))
     # however little was expected, one more of a kind is no evidence
