@@ -11,7 +11,7 @@ import torch
 from astrolab.models.classifier import GALAXY, NOTHING, QSO, STAR
 from astrolab.models.files import model_from_bytes
 from astrolab.redshift.scan import BATCH
-from astrolab.spectra import rebin_block, pixel_edges
+from astrolab.spectra import _rebin_block, pixel_edges
 
 # the network's grid, observed frame, vacuum: 276 km/s from 3600 to 9806 Å
 LOG_STEP = 4e-4
@@ -50,7 +50,7 @@ def to_network_grid(flux, weight, wavelength):
     flux, weight : numpy.ndarray, shape (n_object, 1088), float32
         Weight is 0 where good pixels cover less than half.
     """
-    return rebin_block(
+    return _rebin_block(
         flux, weight, np.zeros(len(flux)), edges_in=pixel_edges(wavelength), edges_out=pixel_edges(GRID)
     )
 
