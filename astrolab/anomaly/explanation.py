@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from astrolab.anomaly.attribution import attribute_pixels
-from astrolab.anomaly.regions import find_windows, name_region
+from astrolab.anomaly.regions import Window, find_windows, name_region
 from astrolab.anomaly.rescoring import Rescorer
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.schema import WAVELENGTH_REST, check_spectra
@@ -34,6 +34,7 @@ _ALMOST = 0.9  # of the best candidate's effect: among these the smallest is nam
 # what lowering the score counts for: a window that merely says where to look says less than a feature
 _COUNTS_FOR = {"feature": 1.0, "line": 1.0, "continuum": 0.5, "part": 0.5}
 _WORTH_NAMING = 0.1  # of the score: what a further region must take off
+_NEIGHBOURS = 800.0  # km/s: features of one sign no farther apart are one
 _EXPLAINED = 0.25  # of the score: when no more is left, no further region is named
 
 
@@ -44,7 +45,8 @@ def explain_anomaly(models, spectra, scale, *, n_regions=3):
     that are weaker than the survey's and by the continuum between lines. Each is then taken away, as if it had not been
     observed, and the object is scored again on the survey's scale: the window whose loss lowers ``anomaly_score`` most
     is region 1 (of those within a tenth of it the smallest), the window that lowers it most beside region 1 is region
-    2, and so on until three quarters of the score are gone or no window is worth a tenth of it. A continuum window or a
+    2, and so on until three quarters of the score are gone or no window is worth a tenth of it; features of one sign
+    that are neighbours are then one region. A continuum window or a
     part of the range, which merely say where to look, must lower the score twice as much as a feature. So a region says
     what the ranking rests on, not what merely looks strange.
 
@@ -131,13 +133,13 @@ def _explain_batch(rescorer, targetid, flux, ivar, redshift, n_regions):
         for score, *pixels in zip(scores, residual, weight, attribution, strict=True)
     ]
 
-    def try_windows(tried):
-        """Score every object without each of its windows that are tried, beside those that are named already."""
+    def try_windows(tried, is_alone=False):
+        """Score every object without each of its windows that are tried, alone or beside those that are named."""
         rows = np.repeat(np.arange(len(objects)), [len(windows) for windows in tried])
         is_removed = np.zeros((len(rows), flux.shape[1]), bool)
         flat = [window for windows in tried for window in windows]
         for removed, row, window in zip(is_removed, rows, flat, strict=True):
-            for taken in (*objects[row].named, window):
+            for taken in (window,) if is_alone else (*objects[row].named, window):
                 removed[taken.first : taken.last] = True
         scores = rescorer.score_without(flux[rows], ivar[rows], raw.iloc[rows], is_removed) if len(rows) else []
         return np.split(scores, np.cumsum([len(windows) for windows in tried])[:-1])
@@ -147,6 +149,9 @@ def _explain_batch(rescorer, targetid, flux, ivar, redshift, n_regions):
         tried = [one.candidates() for one in objects]
         for one, windows, scores, count in zip(objects, tried, try_windows(tried), n_good, strict=True):
             one.name_one(windows, scores, count)
+    merged = [one.merge(*pixels, rescorer.wavelength) for one, *pixels in zip(objects, residual, weight, strict=True)]
+    for one, windows, scores in zip(objects, merged, try_windows(merged, is_alone=True), strict=True):
+        one.alone |= dict(zip(windows, scores, strict=True))
     pixels = zip(targetid, objects, residual, weight, attribution, strict=True)
     return [row for parts in pixels for row in _rows(rescorer, *parts)]
 
@@ -183,6 +188,23 @@ class _Object:
         chosen = min(enough, key=lambda i: (sizes[i], i))
         self.named.append(windows[chosen])
         self.left = scores[chosen]
+
+    def merge(self, residual, weight, wavelength):
+        """Merge named features of one sign that are neighbours; return the windows that this made."""
+        gap = _NEIGHBOURS / (SPEED_OF_LIGHT * np.log(wavelength[1] / wavelength[0]))
+        merged = []
+        for window in self.named:
+            for i, other in enumerate(merged):
+                is_near = window.first - other.last <= gap and other.first - window.last <= gap
+                signs = {(residual * weight)[w.first : w.last].sum() > 0 for w in (window, other)}
+                if is_near and len(signs) == 1 and window.kind == other.kind == "feature":
+                    merged[i] = Window(min(window.first, other.first), max(window.last, other.last))
+                    break
+            else:
+                merged.append(window)
+        made = [window for window in merged if window not in self.named]
+        self.named = merged
+        return made
 
 
 def _residuals(model, flux, ivar):

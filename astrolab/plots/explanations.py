@@ -50,12 +50,12 @@ def plot_explanation(ranked, regions, ordinary=None):
     one = ranked.isel({OBJECT: 0}) if OBJECT in ranked.dims else ranked
     own = _regions_of(regions, one["targetid"].item())
     spectrum, residual = figure.values()
-    added = [] if ordinary is None else [_faint(ordinary, spectrum)]
+    front = [] if ordinary is None else [_faint(ordinary, spectrum)]
     words = [f"{row.region}  {harmless(row.text)}" for row in own.itertuples()]
     height = 370 + _LINE_HEIGHT * len(words)
     options = _options(spectrum)
     panels = [
-        _overlaid([*_shades(own, options["ylim"]), *added], spectrum).opts(
+        _overlaid(_shades(own), spectrum, [*front, *_numbers(own, options["ylim"])]).opts(
             title="\n".join([options["title"], *words]), height=height
         ),
         _overlaid(_shades(own), residual),
@@ -95,7 +95,8 @@ def plot_reason_gallery(ranked, regions, n=12):
         words += [" "] * (_CELL_LINES - len(words))  # cells side by side are equally high
         title = "\n".join([options["title"], *words])
         height = options["height"] + _LINE_HEIGHT * len(words)
-        cells.append(_overlaid(_shades(own, options["ylim"]), cell).opts(title=title, height=height))
+        numbers = _numbers(own, options["ylim"])
+        cells.append(_overlaid(_shades(own), cell, numbers).opts(title=title, height=height))
     return hv.Layout(cells).cols(3).opts(shared_axes=False, toolbar=None)
 
 
@@ -144,24 +145,25 @@ def _options(element):
     return found
 
 
-def _overlaid(behind, overlay):
-    """Put elements behind those of an overlay, and keep its options."""
-    return hv.Overlay([*behind, *overlay.values()]).opts(hv.opts.Overlay(**_options(overlay)))
+def _overlaid(behind, overlay, front=()):
+    """Put elements behind and before those of an overlay, and keep its options."""
+    return hv.Overlay([*behind, *overlay.values(), *front]).opts(hv.opts.Overlay(**_options(overlay)))
 
 
-def _shades(own, limits=None):
-    """Return the regions as shaded spans, and with limits of the flux axis their numbers, at the foot of each."""
-    shades = []
-    for row in own.itertuples():
-        span = hv.VSpans([(row.wavelength_min, row.wavelength_max)])
-        color = _COLORS[(row.region - 1) % len(_COLORS)]
-        shades.append(span.opts(color=color, alpha=0.25, line_alpha=0))
-    if limits is not None and len(own):
-        at = limits[0] + 0.05 * (limits[1] - limits[0])
-        names = [((row.wavelength_min + row.wavelength_max) / 2, at, str(row.region)) for row in own.itertuples()]
-        labels = hv.Labels(names, ["x", "y"], "number")
-        shades.append(labels.opts(text_font_size="11pt", text_font_style="bold", text_color=GREY))
-    return shades
+def _shades(own):
+    """Return the regions as shaded spans."""
+    spans = [hv.VSpans([(row.wavelength_min, row.wavelength_max)]) for row in own.itertuples()]
+    return [span.opts(color=_COLORS[i % len(_COLORS)], alpha=0.25, line_alpha=0) for i, span in enumerate(spans)]
+
+
+def _numbers(own, limits):
+    """Return the numbers of the regions, at the foot of each and in steps: no two overlap."""
+    if own.empty:
+        return []
+    steps = limits[0] + (limits[1] - limits[0]) * (0.04 + 0.07 * (own["region"].to_numpy() - 1))
+    middle = (own["wavelength_min"].to_numpy() + own["wavelength_max"].to_numpy()) / 2
+    labels = hv.Labels((middle, steps, own["region"].astype(str).to_numpy(object)), ["x", "y"], "number")
+    return [labels.opts(text_font_size="11pt", text_font_style="bold", text_color=GREY)]
 
 
 def _faint(ordinary, spectrum):
