@@ -44,6 +44,7 @@ def regions():
         {
             "targetid": [FIRST_ID, FIRST_ID, FIRST_ID + 2],
             "region": [1, 2, 1],
+            "significance": [-9.0, 4.0, 5.0],
             "wavelength_min": [1480.0, 2000.0, 1700.0],
             "wavelength_max": [1520.0, 2040.0, 1800.0],
             "text": [

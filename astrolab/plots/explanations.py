@@ -157,10 +157,11 @@ def _shades(own):
 
 
 def _numbers(own, limits):
-    """Return the numbers of the regions, at the foot of each and in steps: no two overlap."""
+    """Return the numbers of the regions: below excess flux, above missing flux, and in steps, so that none overlap."""
     if own.empty:
         return []
-    steps = limits[0] + (limits[1] - limits[0]) * (0.04 + 0.07 * (own["region"].to_numpy() - 1))
+    foot = np.where(own["significance"] > 0, 0.05, 0.55)
+    steps = limits[0] + (limits[1] - limits[0]) * (foot + 0.07 * (own["region"].to_numpy() - 1))
     middle = (own["wavelength_min"].to_numpy() + own["wavelength_max"].to_numpy()) / 2
     labels = hv.Labels((middle, steps, own["region"].astype(str).to_numpy(object)), ["x", "y"], "number")
     return [labels.opts(text_font_size="11pt", text_font_style="bold", text_color=GREY)]
