@@ -24,7 +24,7 @@ _WHERE = {
     "models.pretrained": ["pretrained_vae", "start_vaes"],
     "models.files": ["save_model", "load_model"],
     "training": ["fit"],
-    "anomaly.ranking": ["rank_anomalies", "score_anomalies", "attach_spectra"],
+    "anomaly.ranking": ["rank_anomalies", "score_anomalies", "attach_spectra", "add_columns"],
     "anomaly.scale": ["save_scale", "load_scale"],
     "anomaly.redshifts": ["score_redshifts"],
     "anomaly.absorbers": ["mask_absorbers"],

@@ -6,6 +6,7 @@ import pytest
 import astrolab as al
 
 SMALL = {"wavelength_min": 1200.0, "wavelength_max": 3800.0, "n_wavelength": 200, "n_epochs": 3, "n_top": 20}
+SMALL |= {"n_models": 2, "n_explain": 2}
 
 
 @pytest.fixture
@@ -30,7 +31,13 @@ def test_two_runs_with_one_seed_give_the_same_bytes_on_one_and_two_workers(spect
             **SMALL,
         )
         folders.append(result.run_dir)
-    for name in ("ranking.parquet", "not_ranked.parquet", "history.csv", "model/weights.safetensors"):
+    for name in (
+        "ranking.parquet",
+        "not_ranked.parquet",
+        "explanations.parquet",
+        "history.csv",
+        "model_1/weights.safetensors",
+    ):
         one, two = ((folder / name).read_bytes() for folder in folders)
         assert one == two, name
 

@@ -20,14 +20,18 @@ ARGUMENTS = {
     "classify_spectra": {"spectra_path": "{store}", "n_workers": 1},
     "ingest_survey": {"survey": "desi", "source_path": "{desi}", "out_path": "small.zarr"},
     "rank_anomalies": {
-        "spectra_path": "{store}", "n_wavelength": 200, "n_latent": 4, "n_epochs": 2, "n_top": 10, "n_workers": 1,
+        "spectra_path": "{store}", "n_wavelength": 200, "n_latent": 4, "n_epochs": 2, "n_top": 10, "n_explain": 3,
+        "n_models": 2, "n_workers": 1,
     },
 }  # fmt: skip
 PRODUCTS = {
     "classify_spectra": ["redshifts.parquet", "redshifts.fits", "confusion.csv", "completeness.csv"],
     "ingest_survey": ["small.zarr", "ingest_report.json"],
-    "rank_anomalies": ["ranking.parquet", "not_ranked.parquet", "top.zarr", "model/weights.safetensors", "history.csv"],
-}
+    "rank_anomalies": [
+        "ranking.parquet", "not_ranked.parquet", "explanations.parquet", "top.zarr", "scale.safetensors",
+        "model/weights.safetensors", "model_1/weights.safetensors", "history.csv",
+    ],
+}  # fmt: skip
 
 
 def _check_account(run_dir):
@@ -45,6 +49,23 @@ def _check_ranking(run_dir):
     assert ranking["anomaly_rank"].tolist() == list(range(1, len(ranking) + 1))
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["ranking.parquet"]["rows"] == len(ranking)
+    assert (ranking["rank_low"] <= ranking["rank_high"]).all()
+    # the second look is at the strangest alone, and what was not looked at is missing, not false
+    assert ranking["is_redshift_doubtful"].notna().tolist() == [True] * 10 + [False] * (len(ranking) - 10)
+    explained = pd.read_parquet(run_dir / "explanations.parquet")["targetid"]
+    assert (
+        set(explained) == set(ranking["targetid"].head(3)) == set(ranking.loc[ranking["explanation"] != "", "targetid"])
+    )
+    top = al.open_spectra(run_dir / "top.zarr")
+    scale, models = (
+        al.load_scale(run_dir / "scale.safetensors"),
+        [al.load_model(run_dir / "model"), al.load_model(run_dir / "model_1")],
+    )
+    again = al.score_anomalies(models, top[["flux", "ivar"]], scale=scale).ranking.set_index("targetid")[
+        "anomaly_score"
+    ]
+    stored = ranking.set_index("targetid")["anomaly_score"]
+    assert (again - stored[again.index]).abs().max() < 0.1
     assert manifest["top.zarr/zarr.json"]["rows"] == 10
 
 

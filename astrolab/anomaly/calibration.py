@@ -178,7 +178,8 @@ def _compare(place, values, tree, peers):
     distance, near = tree.query(place, k=n_around)
     distance, near = distance.reshape(len(place), n_around), near.reshape(len(place), n_around)
     weight = 1 / (distance + 1e-3)
-    weight[distance[:, 0] == 0, 1:] = 0  # an anchor is compared with its own peers alone
+    # an anchor is compared with its own peers alone, also where its S/N was summed up in another order
+    weight[distance[:, 0] < 1e-4, 1:] = 0
     weight /= weight.sum(axis=1, keepdims=True)
     offset = place[:, None] - tree.data[near]  # (object, anchor, column)
     expected = peers.expected[near] + np.einsum("oac,oacs->oas", offset, peers.slope[near])

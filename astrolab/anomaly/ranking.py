@@ -158,6 +158,48 @@ def rank_anomalies(models, spectra, *, n_top=5_000, seed=0):
     return attach_spectra(models, spectra, ranking.head(n_top), n_ranked=len(ranking), n_not_ranked=len(not_ranked))
 
 
+def add_columns(ranking, *tables):
+    """Add to a ranking what was found out about some of its objects.
+
+    Parameters
+    ----------
+    ranking : pandas.DataFrame
+        From `score_anomalies`.
+    *tables : pandas.DataFrame
+        One row an object, with ``targetid``, such as `score_redshifts` and `score_unexplained` give of a shortlist.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The ranking, its rows as they were, with the columns that it had not; missing, or empty text, for objects that
+        were not looked at.
+
+    Raises
+    ------
+    ValueError
+        If a targetid stands twice in a table.
+
+    Examples
+    --------
+    >>> ranking = pd.DataFrame({"targetid": [7, 8], "anomaly_rank": [1, 2]})
+    >>> add_columns(ranking, pd.DataFrame({"targetid": [7], "redshift_best": [2.1], "is_redshift_doubtful": [True]}))
+       targetid  anomaly_rank  redshift_best  is_redshift_doubtful
+    0         7             1            2.1                  True
+    1         8             2            NaN                  <NA>
+    """
+    for table in tables:
+        if table["targetid"].duplicated().any():
+            twice = table["targetid"][table["targetid"].duplicated()].iloc[0]
+            raise ValueError(f"targetid {twice} stands twice in the table to add, expected one row an object.")
+        new = table.drop(columns=[name for name in table if name in ranking and name != "targetid"])
+        whole = {name: "Int32" for name in new.select_dtypes("integer") if name != "targetid"}
+        new = new.astype(whole | dict.fromkeys(new.select_dtypes("bool"), "boolean"))
+        ranking = ranking.merge(new, how="left", on="targetid")
+        words = [name for name in new if new[name].dtype.kind in "OUT" or str(new[name].dtype).startswith("str")]
+        ranking[words] = ranking[words].fillna("")
+    return ranking
+
+
 def attach_spectra(models, spectra, ranking, **attrs):
     """Return the spectra of the objects of a ranking, in its order, with its columns and the reconstruction.
 
@@ -196,7 +238,7 @@ def attach_spectra(models, spectra, ranking, **attrs):
     flux_model = reconstruct(model, top["flux"].values, top["ivar"].values)
     latent = ranking[[f"latent_{i}" for i in range(model.config["n_latent"])]].to_numpy("float32")
     columns = {
-        name: (OBJECT, ranking[name].to_numpy())
+        name: (OBJECT, _plain(ranking[name]))
         for name in ranking
         if name not in top.coords and not name.startswith("latent_")
     }
@@ -206,6 +248,12 @@ def attach_spectra(models, spectra, ranking, **attrs):
         .assign(latent=((OBJECT, "latent_dim"), latent))
         .assign_attrs(attrs)
     )
+
+
+def _plain(column):
+    """Return a column as a numpy array; what is missing in a whole number or a yes or no is NaN."""
+    may_be_missing = isinstance(column.dtype, pd.Int32Dtype | pd.BooleanDtype)
+    return column.to_numpy("float64", na_value=np.nan) if may_be_missing else column.to_numpy()
 
 
 def _add_ranks(table):
