@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import binary_dilation, uniform_filter1d
 from scipy.optimize import curve_fit
 
 import astrolab as al
@@ -187,6 +189,46 @@ def test_injected_troughs_are_found_and_others_are_not():
     assert np.median(absorbed["balnicity"].values[seen]) == pytest.approx(2000, rel=0.4)
     assert (absorbed["balnicity"].values[seen] > 300).mean() > 0.85
     assert (clear["balnicity"].values[seen] > 300).mean() < 0.15
+
+
+def _fit_quasar_slow(flux, weight, one, redshift):
+    """What `fit_quasar` is to give, written with whole arrays; the weight covers only what the set covers."""
+    basis = CubicSpline(one.log_wavelength, one.vectors, axis=1)(np.log10(WAVELENGTH / (1 + redshift)))
+    step = np.log(10) * SPEED_OF_LIGHT * np.median(np.diff(np.log10(WAVELENGTH)))
+    may_absorb = np.zeros(flux.size, bool)
+    for line in (1033.8, 1215.67, 1240.14, 1396.76, 1549.06, 1857.4, 2798.75):
+        velocity = -SPEED_OF_LIGHT * np.log(WAVELENGTH / (1 + redshift) / line)
+        may_absorb |= (velocity > 500) & (velocity < 27_000)
+    is_trough = np.zeros(flux.size, bool)
+    for _ in range(5):
+        own = np.where(is_trough, 0, weight).astype("float64")
+        normal, right = (basis * own) @ basis.T, basis @ (own * flux)
+        precision = 1 / ((right[0] / normal[0, 0]) ** 2 * one.prior_err**2)
+        system = normal + np.diag(1e-6 * np.diag(normal) + precision)
+        flux_model = np.linalg.solve(system, right) @ basis
+        width = round(1000 / step)
+        total = uniform_filter1d(weight.astype("float64"), width, mode="constant")
+        missing = uniform_filter1d(weight * (flux_model - flux), width, mode="constant") / total
+        low = may_absorb & (missing > 0.12 * np.abs(flux_model)) & (missing > 3 / np.sqrt(total * width))
+        for first, last in np.flatnonzero(np.diff(np.concatenate([[0], low, [0]]))).reshape(-1, 2):
+            low[first:last] &= (last - first) * step >= 1500
+        is_trough = binary_dilation(low, iterations=round(500 / step))
+    return flux_model, is_trough
+
+
+def test_troughs_are_their_plain_numpy_truth():
+    one = quasar_set(open_templates(), 2.3)
+    clear = np.interp(np.log10(WAVELENGTH / 3.3), one.log_wavelength, one.vectors[0])
+    for seed, width in ((1, 6000.0), (2, 12000.0)):
+        rng = np.random.default_rng(seed)
+        absorbed = inject_bal(clear[None], WAVELENGTH, np.array([2.3]), rng, velocity=6000.0, width=width, depth=0.8)[0]
+        noisy = (absorbed + 0.05 * rng.normal(size=clear.size)).astype("float32")
+        weight = np.full(clear.size, 400.0, "float32")
+        flux_model, is_trough = fit_quasar(noisy, weight, np.log10(WAVELENGTH), one, 2.3)
+        wanted, is_wanted = _fit_quasar_slow(noisy, weight, one, 2.3)
+        assert is_wanted.sum() > 50
+        np.testing.assert_array_equal(is_trough, is_wanted)
+        np.testing.assert_allclose(flux_model, wanted, rtol=1e-3, atol=1e-3 * clear.max())
 
 
 def test_quasar_without_its_troughs_is_the_unabsorbed_one():

@@ -20,6 +20,8 @@ SAME_VELOCITY = 1000.0  # km/s
 _N_MINIMA = 3  # of each set in the coarse scan
 _N_REFINED = 5  # best of all sets that are refined, beside the best of each class
 _NEAR = 300.0  # of χ²: the coarse scan, half a step off narrow lines, may err by as much
+# the same after the first parabola, or a part of what features explain; the network moves no hypothesis by more than 74
+_CLOSE, _CLOSE_PART = 150.0, 0.05
 _CHUNK = 1024
 # columns of a block: these of the spectrum, then six of each hypothesis
 _SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth", "score_smooth", "scan_set", "redshift_scan", *COLUMNS)
@@ -300,27 +302,52 @@ def _is_chosen(gain, templates):
 
 
 def _refined(flux, weight, wavelength, templates, plans, candidates, near):
-    """Every refined minimum: shape (n_object, n_set * n_place, 6), as in `_HYPOTHESIS`, without the score."""
+    """Every refined minimum: shape (n_object, n_set * n_place, 6), as in `_HYPOTHESIS`, without the score.
+
+    Minima that may win are approached by one parabola, and those that still may after that are refined to the end; of
+    the others only χ² is taken, and those that it brings back get their parabola.
+    """
     log_wavelength = np.log10(wavelength)
-    n_place = candidates.shape[1]
-    out = np.full((len(flux), len(templates) * n_place, len(_HYPOTHESIS)), np.nan)
-    has_data = (weight > 0).any(axis=1)
-    for i, (one, plan) in enumerate(zip(templates, plans, strict=True)):
-        limits = plan.redshift[-1], plan.redshift[0]
-        for k in range(n_place):
-            start = np.where(has_data, candidates[i, k], np.nan)
-            rows = np.flatnonzero(np.isfinite(start))
-            if not rows.size:
-                continue
-            fit = refine_minima(flux[rows], weight[rows], log_wavelength, one, start[rows], limits, near[i, k, rows])
-            margin = 1e-5 * (1 + fit[:, REDSHIFT])
-            at_edge = (fit[:, REDSHIFT] < limits[0] + margin) | (fit[:, REDSHIFT] > limits[1] - margin)
-            flags = AT_EDGE * (at_edge & (len(plan.redshift) > 1))
-            flags = flags + IS_NEGATIVE * (fit[:, MEAN_MODEL] <= 0) + NO_MINIMUM * (fit[:, IS_MINIMUM] == 0)
-            flags = flags + FROM_NETWORK * (k == _N_MINIMA)
-            columns = [np.full(len(rows), i), fit[:, REDSHIFT], fit[:, REDSHIFT_ERR], fit[:, CHI2], flags]
-            out[rows, i * n_place + k, :-1] = np.stack(columns, axis=1)
+    limits = [(plan.redshift[-1], plan.redshift[0]) for plan in plans]
+    start = np.where((weight > 0).any(axis=1), candidates, np.nan)  # (n_set, n_place, n_object)
+    fits = np.full((*start.shape, 5), np.nan)
+    for i, k in np.ndindex(*start.shape[:2]):
+        rows = np.flatnonzero(np.isfinite(start[i, k]))
+        own = flux[rows], weight[rows], log_wavelength, templates[i], start[i, k, rows], limits[i]
+        fits[i, k, rows] = refine_minima(*own, n_turns=near[i, k, rows].astype("int64"))
+    is_close = _is_close(fits[..., CHI2], near, templates)
+    for i, k in np.ndindex(*start.shape[:2]):
+        if limits[i][0] == limits[i][1]:
+            continue
+        for is_begun in (True, False):
+            rows = np.flatnonzero(is_close[i, k] & (near[i, k] == is_begun))
+            own = flux[rows], weight[rows], log_wavelength, templates[i], start[i, k, rows], limits[i]
+            more = {"approached": fits[i, k, rows]} if is_begun else {"n_turns": 1}
+            fits[i, k, rows] = refine_minima(*own, **more)
+    out = np.full((len(flux), start[..., 0].size, len(_HYPOTHESIS)), np.nan)
+    for i, k in np.ndindex(*start.shape[:2]):
+        out[:, i * start.shape[1] + k] = _columns(i, fits[i, k], limits[i], FROM_NETWORK * (k == _N_MINIMA))
     return out
+
+
+def _is_close(chi2, near, templates):
+    """Choose what may still win after the first parabola: (n_set, n_place, n_object), as `chi2`; NaN never."""
+    lowest = np.fmin.reduce(np.where(near, chi2, np.nan), axis=(0, 1))
+    is_smooth = np.array([not one.spectype for one in templates])
+    features = np.nan_to_num(np.fmin.reduce(chi2[is_smooth], axis=(0, 1), initial=np.nan) - lowest)
+    return chi2 < lowest + np.maximum(_CLOSE, _CLOSE_PART * features)
+
+
+def _columns(number, fit, limits, flags):
+    """Hypotheses of one set, (n_object, 6), of what `refine_minima` gave."""
+    redshift = fit[:, REDSHIFT]
+    margin = 1e-5 * (1 + redshift)
+    at_edge = (redshift < limits[0] + margin) | (redshift > limits[1] - margin)
+    flags = flags + AT_EDGE * (at_edge & (limits[0] < limits[1]))
+    flags = flags + IS_NEGATIVE * (fit[:, MEAN_MODEL] <= 0) + NO_MINIMUM * (fit[:, IS_MINIMUM] == 0)
+    nothing = np.full(len(fit), np.nan)
+    own = [np.full(len(fit), number), redshift, fit[:, REDSHIFT_ERR], fit[:, CHI2], flags, nothing]
+    return np.where(np.isfinite(redshift)[:, None], np.stack(own, axis=1), np.nan)
 
 
 def _distinct(own, templates, n_best):

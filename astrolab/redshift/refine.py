@@ -11,12 +11,11 @@ from astrolab.redshift.scan import _MIN_SIGNIFICANCE, _RIDGE, LOG_BIN
 # columns of what `refine_minima` gives
 REDSHIFT, REDSHIFT_ERR, CHI2, MEAN_MODEL, IS_MINIMUM = range(5)
 _FINE_STEP = 2.5e-5  # of log10 wavelength: 17 km/s
-_N_TURNS = 5  # at most; two are the rule
 _LN10 = np.log(10.0)
 _WIDEST = 2e-3  # of log10 wavelength: a minimum that no parabola up to this half width (1400 km/s) shows is none
 
 
-def refine_minima(flux, weight, log_wavelength, one, redshift, limits, is_near=None):
+def refine_minima(flux, weight, log_wavelength, one, redshift, limits, *, n_turns=5, approached=None):
     """Refine one minimum of each spectrum under one template set.
 
     By the parabola through three points half a step of the scan apart, and then through three an eighth apart.
@@ -33,8 +32,10 @@ def refine_minima(flux, weight, log_wavelength, one, redshift, limits, is_near=N
         Where the scan had its minimum; NaN for none.
     limits : tuple of float
         Lowest and highest redshift of the scan, where the refinement stops.
-    is_near : numpy.ndarray, shape (n_object,), bool, optional
-        Minima to refine to the end; the others, which cannot win, only by the first parabola. All by default.
+    n_turns : int or numpy.ndarray, shape (n_object,), optional
+        Parabolas to draw, at most: 0 only takes χ² at the redshift, 1 draws the first.
+    approached : numpy.ndarray, shape (n_object, 5), optional
+        What this function gave with one parabola, to go on from there instead of from `redshift`.
 
     Returns
     -------
@@ -44,13 +45,17 @@ def refine_minima(flux, weight, log_wavelength, one, redshift, limits, is_near=N
     """
     out = np.full((len(flux), 5), np.nan)
     vectors, log_step = _fine_vectors(one)
-    n_turns = np.where(np.ones(len(flux), bool) if is_near is None else is_near, _N_TURNS, 1)
+    n_turns = np.broadcast_to(n_turns, len(flux))
+    bend = np.zeros(len(flux))
+    if approached is not None:
+        redshift = approached[:, REDSHIFT]
+        bend = np.nan_to_num((_LN10 * (1 + redshift) / approached[:, REDSHIFT_ERR]) ** 2)
     prior = np.asarray(one.prior_err, "float64")
     step = LOG_BIN * one.scan_stride / 2
     low, high = (np.log10(1 + limit) for limit in limits)
     _refine(
         np.ascontiguousarray(flux), np.ascontiguousarray(weight), log_wavelength, vectors, prior, one.log_first,
-        log_step, np.log10(1 + redshift), low, high, step, n_turns, out,
+        log_step, np.log10(1 + redshift), low, high, step, n_turns, approached is not None, bend, out,
     )  # fmt: skip
     return out
 
@@ -164,7 +169,10 @@ def _solve(normal, right, with_volume):
 
 
 @njit(nogil=True, cache=True)
-def _refine(flux, weight, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, out):
+def _refine(
+    flux, weight, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, is_begun, bends,
+    out,
+):  # fmt: skip
     for i in range(len(flux)):
         good = weight[i] > 0
         n = np.count_nonzero(good)
@@ -174,10 +182,12 @@ def _refine(flux, weight, log_wavelength, vectors, prior, log_first, log_step, s
         own_flux, own_log = root * flux[i][good], log_wavelength[good]
         room = np.empty((len(vectors), n)), np.empty(n, np.int64), np.empty(n)
         shift, err, is_minimum = start[i], np.nan, 1.0
-        if low < high:
+        if low < high and n_turns[i] > 0:
+            turns = 1 if is_begun else 0, n_turns[i]
             shift, bend = _minimum(
-                own_flux, root, own_log, vectors, prior, log_first, log_step, shift, low, high, step, n_turns[i], room
-            )
+                own_flux, root, own_log, vectors, prior, log_first, log_step, shift, low, high, step, turns, bends[i],
+                room,
+            )  # fmt: skip
             is_minimum = 1.0 if bend > 0 else 0.0
             # χ² is 1 above its minimum where bend x² = 1
             err = 10**shift * _LN10 / np.sqrt(bend) if bend > 0 else np.nan
@@ -187,11 +197,13 @@ def _refine(flux, weight, log_wavelength, vectors, prior, log_first, log_step, s
 
 
 @njit(nogil=True, cache=True)
-def _minimum(flux, root, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, room):
+def _minimum(
+    flux, root, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, turns, wide, room
+):
     """Find the best log10(1 + redshift), and half the curvature there: parabolas through three points, ever finer."""
     gains = np.empty(3)
-    centre, bend, wide = start, 0.0, 0.0
-    for turn in range(n_turns):
+    centre, bend = start, wide
+    for turn in range(turns[0], turns[1]):
         width = step if turn == 0 else step / 4
         centre = min(max(centre, low + width), high - width)
         for k in range(3):

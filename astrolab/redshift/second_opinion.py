@@ -12,7 +12,8 @@ NETWORK_WEIGHT = 8.0
 PROBABILITY_FLOOR = 1e-4  # the network is never surer than that: it may be fooled
 _SEED_MIN = 0.05  # of the network's probability of class and redshift, to look there
 _SEED_REACH = 1.5 * BIN  # of ln(1 + redshift) about the network's redshift
-_BAL_MIN = 0.3  # of the network's probability of broad absorption, to leave troughs out
+# of the network's probability of broad absorption, to leave troughs out; the less where a set of absorbed quasars fits
+_BAL_MIN, _BAL_MIN_OF_SET = 0.3, 0.02
 _N_REFITS = 4  # quasar hypotheses of one object
 _REDSHIFT_MIN = 0.9  # nearer than that no trough of a common line is in range
 
@@ -112,7 +113,7 @@ def refit_absorbed(flux, weight, log_wavelength, templates, quasars, p_bal, is_b
     list of tuple
         Number of the set, and the fit as `refine_minima` gives it.
     """
-    if not (is_bal_set or p_bal > _BAL_MIN):
+    if not p_bal > (_BAL_MIN_OF_SET if is_bal_set else _BAL_MIN):
         return []
     fits = []
     for redshift in quasars[:_N_REFITS]:

@@ -1,12 +1,12 @@
 """Broad absorption: where quasar templates stand above the spectrum, how much, and redshifts fitted without it."""
 
 import numpy as np
-from scipy.ndimage import binary_dilation, uniform_filter1d
+from numba import njit
+from scipy.ndimage import uniform_filter1d
 
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.redshift.line_fits import NOT_VISIBLE, absorption_index
-from astrolab.redshift.refine import CHI2, REDSHIFT, _fine_vectors, refine_minima
-from astrolab.redshift.scan import _MIN_SIGNIFICANCE, _RIDGE
+from astrolab.redshift.refine import CHI2, REDSHIFT, _add_priors, _fine_vectors, _solve, refine_minima
 from astrolab.redshift.templates import open_templates
 
 C_IV = 1549.06
@@ -57,21 +57,11 @@ def fit_quasar(flux, weight, log_wavelength, one, redshift):
         that absorb in outflows.
     """
     vectors, log_step = _fine_vectors(one)
-    place = (log_wavelength - np.log10(1 + redshift) - one.log_first) / log_step
-    inside = (place >= 0) & (place < vectors.shape[1] - 1)
-    before = np.clip(place.astype(int), 0, vectors.shape[1] - 2)
-    basis = vectors[:, before] + (place - before) * (vectors[:, before + 1] - vectors[:, before])
-    weight = np.where(inside, weight, 0).astype("float64")
     step = np.log(10) * SPEED_OF_LIGHT * np.median(np.diff(log_wavelength))
-    may_absorb = _may_absorb(10**log_wavelength / (1 + redshift))
-    is_trough = np.zeros(len(flux), bool)
-    for _ in range(_N_TURNS):
-        flux_model = _fitted(flux, np.where(is_trough, 0, weight), basis, one.prior_err) @ basis
-        found = _runs(flux, weight, flux_model, may_absorb, step)
-        if np.array_equal(found, is_trough):
-            break
-        is_trough = found
-    return flux_model, is_trough
+    return _fit(
+        flux, weight, log_wavelength, np.log10(1 + redshift), vectors, np.asarray(one.prior_err, "float64"),
+        one.log_first, log_step, step,
+    )  # fmt: skip
 
 
 def refit_quasar(flux, weight, log_wavelength, templates, redshift):
@@ -91,7 +81,7 @@ def refit_quasar(flux, weight, log_wavelength, templates, redshift):
     fit : numpy.ndarray, shape (5,)
         As `astrolab.redshift.refine.refine_minima` gives it, but its -2 ln evidence is of the pixels outside the
         troughs, plus a price for each pixel inside and each trough: so redshifts with other troughs can be compared.
-        NaN where no set holds the redshift, or troughs take more than half.
+        NaN where no set holds the redshift, where there are no troughs, and where they take more than half.
     """
     one = quasar_set(templates, redshift)
     nothing = np.full(5, np.nan)
@@ -100,11 +90,16 @@ def refit_quasar(flux, weight, log_wavelength, templates, redshift):
     limits = one.redshift_min, one.redshift_max
     for _ in range(2):
         _, is_trough = fit_quasar(flux, weight, log_wavelength, one, redshift)
+        if not is_trough.any():
+            return nothing
         kept = np.where(is_trough, 0, weight).astype("float32")
         fit = refine_minima(flux[None], kept[None], log_wavelength, one, np.array([redshift]), limits)[0]
+        moved = SPEED_OF_LIGHT * abs(fit[REDSHIFT] - redshift) / (1 + redshift)
         redshift = fit[REDSHIFT]
         if not np.isfinite(redshift):
             return nothing
+        if moved < _SMOOTH / 2:
+            break
     n_masked = np.count_nonzero(is_trough & (weight > 0))
     if n_masked > _MOST * np.count_nonzero(weight > 0):
         return nothing
@@ -159,32 +154,73 @@ def measure_absorption(flux, weight, ivar, wavelength, redshift, templates=None)
     return out
 
 
-def _fitted(flux, weight, basis, prior_err):
-    """Amplitudes under the priors of the set: the same system as `astrolab.redshift.refine.evidence` solves."""
-    normal, right = (basis * weight) @ basis.T, basis @ (weight * flux)
-    scale = max(normal[0, 0], 1e-30)
-    amplitude2 = max(right[0] / scale, _MIN_SIGNIFICANCE / np.sqrt(scale)) ** 2
-    precision = np.where(np.isfinite(prior_err), 1 / (amplitude2 * np.asarray(prior_err) ** 2), 0)
-    return np.linalg.solve(normal + np.diag(_RIDGE * np.diag(normal) + precision + 1e-20), right)
+@njit(nogil=True, cache=True)
+def _fit(flux, weight, log_wavelength, log_shift, vectors, prior, log_first, log_step, step):
+    """Fit, find what lies below, and fit again without it, until nothing changes: `fit_quasar` of one spectrum."""
+    (n, n_rest), n_pixel = vectors.shape, len(flux)
+    basis, own = np.empty((n, n_pixel)), np.zeros(n_pixel)
+    for p in range(n_pixel):
+        place = (log_wavelength[p] - log_shift - log_first) / log_step
+        if 0 <= place < n_rest - 1:
+            own[p] = weight[p]
+        place = min(max(place, 0.0), n_rest - 1.000001)
+        before = int(place)
+        for k in range(n):
+            basis[k, p] = vectors[k, before] + (place - before) * (vectors[k, before + 1] - vectors[k, before])
+    weighted = basis * own
+    normal, right = np.dot(weighted, basis.T), np.dot(weighted, flux.astype(np.float64))
+    may_absorb = _may_absorb(log_wavelength, log_shift)
+    is_trough = np.zeros(n_pixel, np.bool_)
+    flux_model = np.zeros(n_pixel)
+    for _ in range(_N_TURNS):
+        matrix, amplitude = normal.copy(), right.copy()
+        for p in np.flatnonzero(is_trough):
+            for k in range(n):
+                amplitude[k] -= weighted[k, p] * flux[p]
+                for j in range(n):
+                    matrix[k, j] -= weighted[k, p] * basis[j, p]
+        _add_priors(matrix, amplitude[0], prior)
+        _solve(matrix, amplitude, False)
+        flux_model = np.dot(amplitude, basis)
+        found = _runs(flux, own, flux_model, may_absorb, step)
+        if (found == is_trough).all():
+            break
+        is_trough = found
+    return flux_model, is_trough
 
 
-def _may_absorb(rest):
-    where = np.zeros(len(rest), bool)
+@njit(nogil=True, cache=True)
+def _may_absorb(log_wavelength, log_shift):
+    where = np.zeros(len(log_wavelength), np.bool_)
     for line in _ABSORBERS:
-        velocity = -SPEED_OF_LIGHT * np.log(rest / line)
-        where |= (velocity > _SLOWEST) & (velocity < _FASTEST)
+        slow = np.log10(line) + log_shift - _SLOWEST / SPEED_OF_LIGHT / np.log(10.0)
+        fast = np.log10(line) + log_shift - _FASTEST / SPEED_OF_LIGHT / np.log(10.0)
+        first, last = np.searchsorted(log_wavelength, fast, "right"), np.searchsorted(log_wavelength, slow)
+        where[first:last] = True
     return where
 
 
+@njit(nogil=True, cache=True)
 def _runs(flux, weight, flux_model, may_absorb, step):
     """Return the runs of pixels in which the smoothed spectrum lies below the model, widened by a margin."""
-    width = max(1, round(_SMOOTH / step))
-    total = uniform_filter1d(weight, width, mode="constant")
-    missing = uniform_filter1d(weight * (flux_model - flux), width, mode="constant") / np.maximum(total, 1e-30)
-    sigma = 1 / np.sqrt(np.maximum(total * width, 1e-30))
-    low = may_absorb & (missing > _DEPTH * np.abs(flux_model)) & (missing > _SIGMAS * sigma)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], low.astype(int), [0]])))
-    for first, last in edges.reshape(-1, 2):
-        if (last - first) * step < _SHORTEST:
-            low[first:last] = False
-    return binary_dilation(low, iterations=max(1, round(_MARGIN / step)))
+    n = len(flux)
+    width, margin = max(1, round(_SMOOTH / step)), max(1, round(_MARGIN / step))
+    total, missing = np.zeros(n + 1), np.zeros(n + 1)
+    for p in range(n):
+        total[p + 1] = total[p] + weight[p]
+        missing[p + 1] = missing[p] + weight[p] * (flux_model[p] - flux[p])
+    out, start = np.zeros(n, np.bool_), -1
+    for p in range(n + 1):
+        is_low = False
+        if p < n and may_absorb[p]:
+            first, last = max(p - width // 2, 0), min(p - width // 2 + width, n)
+            around = max(total[last] - total[first], 1e-30)
+            deficit = (missing[last] - missing[first]) / around
+            is_low = deficit > _DEPTH * abs(flux_model[p]) and deficit > _SIGMAS / np.sqrt(around)
+        if is_low and start < 0:
+            start = p
+        elif start >= 0 and not is_low:
+            if (p - start) * step >= _SHORTEST:
+                out[max(start - margin, 0) : p + margin] = True
+            start = -1
+    return out
