@@ -194,7 +194,8 @@ def _start_gateway(n_workers):
 
     address = dask.config.get("gateway.address")
     try:
-        cluster = Gateway().new_cluster(shutdown_on_close=True)
+        with Gateway() as gateway:
+            cluster = gateway.new_cluster(shutdown_on_close=True)
         cluster.scale(n_workers or 2)
     except (OSError, TimeoutError) as error:
         raise ConnectionError(

@@ -1,8 +1,8 @@
 """How fast a store becomes scores, beside what the machine allows: ``python -m benchmarks.rank``.
 
 On simulated DESI-like spectra (7781 pixels) it times, on the same Dask workers and one after the other: reading and
-decompressing every chunk and nothing else; the network and its scores on resident arrays and nothing else; and the
-whole way store → rest frame → network → scores. Ratios are results; times belong to this machine.
+decompressing every chunk and nothing else; the networks on resident arrays and nothing else (together: the limit); and
+the whole way store → rest frame → network → scores. Ratios are results; times belong to this machine.
 """
 
 import argparse
@@ -10,15 +10,15 @@ import json
 import tempfile
 import time
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import astrolab as al
-from astrolab.anomaly.scores import raw_scores, score_block
-from astrolab.models.files import model_to_bytes
+from astrolab.anomaly.scores import raw_scores
+from astrolab.models.files import model_from_bytes, model_to_bytes
 
 N_WAVELENGTH = 1500
+CHUNK = 512
 
 
 def main():
@@ -26,9 +26,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-objects", type=int, default=8192)
     parser.add_argument("--n-workers", type=int, default=2)
+    parser.add_argument("--n-models", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures = measure(options.n_objects, options.n_workers)
+    figures = measure(options.n_objects, options.n_workers, options.n_models)
     if options.json:
         print(json.dumps(figures, indent=2))
         return
@@ -40,13 +41,15 @@ def main():
     Console().print(table)
 
 
-def measure(n_objects, n_workers):
+def measure(n_objects, n_workers, n_models):
     """Return rates (spectra/s) and their ratios.
 
     Parameters
     ----------
     n_objects, n_workers : int
         Spectra in the store; Dask workers of one thread each.
+    n_models : list of int
+        How many models score at once; each number is measured.
 
     Returns
     -------
@@ -54,22 +57,25 @@ def measure(n_objects, n_workers):
         Name to number.
     """
     with tempfile.TemporaryDirectory() as folder, al.start_cluster("cpu", n_workers=n_workers) as client:
-        al.save_spectra(al.simulate_survey(n_objects, seed=0, chunk_size=1024), f"{folder}/spectra.zarr")
+        al.save_spectra(al.simulate_survey(n_objects, seed=0, chunk_size=CHUNK), f"{folder}/spectra.zarr")
         spectra = al.open_spectra(f"{folder}/spectra.zarr")
-        model = al.VAE(n_wavelength=N_WAVELENGTH)
         rest = al.normalize_flux(al.to_restframe(spectra, al.rest_grid(1000, 7500, N_WAVELENGTH)))
-        raw_scores(model, rest.isel(object=slice(0, 2048)))  # compile, import and fill the page cache before timing
+        models = [al.VAE(n_wavelength=N_WAVELENGTH) for _ in range(max(n_models))]
+        # compile, import and fill the page cache before timing
+        raw_scores(models, rest.isel(object=slice(0, 2 * CHUNK)))
         _read(spectra)
         read = _best(lambda: _read(spectra))
-        network = _best(lambda: _network(client, model, n_objects))
-        whole = _best(lambda: raw_scores(model, rest))
-    return {
-        "reading alone, spectra/s": n_objects / read,
-        "network and scores alone, spectra/s": n_objects / network,
-        "store to scores, spectra/s": n_objects / whole,
-        "share of the limit (reading + network)": (read + network) / whole,
-        "1.6 million at this rate, minutes (an extrapolation)": 1.6e6 * whole / n_objects / 60,
-    }
+        figures = {"reading alone, spectra/s": n_objects / read}
+        for n in n_models:
+            network = _best(lambda n=n: _network(client, models[:n], n_objects))
+            whole = _best(lambda n=n: raw_scores(models[:n], rest))
+            figures |= {
+                f"networks alone, spectra/s, {n} models": n_objects / network,
+                f"store to scores, spectra/s, {n} models": n_objects / whole,
+                f"share of the limit (reading + networks), {n} models": (read + network) / whole,
+                f"1.6 million at this rate, minutes (an extrapolation), {n} models": 1.6e6 * whole / n_objects / 60,
+            }
+    return figures
 
 
 def _read(spectra):
@@ -77,15 +83,22 @@ def _read(spectra):
     (spectra["flux"].data[:, 0].sum() + spectra["ivar"].data[:, 0].sum()).compute(optimize_graph=False)
 
 
-def _network(client, model, n_objects):
-    described, weights = model_to_bytes(model)
-    blocks = [client.submit(_score_flat, described, weights, i, pure=False) for i in range(n_objects // 1024)]
+def _network(client, models, n_objects):
+    packed = [model_to_bytes(model) for model in models]
+    blocks = [
+        client.submit(_evaluate, packed, min(CHUNK, n_objects - i), i, pure=False) for i in range(0, n_objects, CHUNK)
+    ]
     client.gather(blocks)
 
 
-def _score_flat(described, weights, seed):
-    flat = np.full((1024, N_WAVELENGTH), 1 + seed, "float32")
-    return score_block(flat, flat, described, weights)[:, 0].sum()
+def _evaluate(packed, n_rows, seed):
+    """Put flat spectra through the networks and nothing else."""
+    import torch
+
+    torch.set_num_threads(1)
+    flat = torch.full((n_rows, N_WAVELENGTH), 1.0 + seed % 7)
+    with torch.inference_mode():
+        return sum(float(model_from_bytes(*one).eval()(flat, flat).flux_model[0, 0]) for one in packed)
 
 
 def _best(function, n_times=3):

@@ -183,7 +183,6 @@ def gateway(tmp_path, monkeypatch):
     """Address of a gateway that starts clusters as processes of this machine."""
     if not importlib.util.find_spec("dask_gateway") or not importlib.util.find_spec("dask_gateway_server"):
         pytest.skip('no Dask Gateway here: pip install dask-gateway "dask-gateway-server[local]"')
-    importlib.import_module("dask_gateway")  # its defaults belong to the configuration, not to that of one test
     proxy, api = _free_ports(2)
     (tmp_path / "clusters").mkdir()
     config = tmp_path / "config.py"
@@ -207,17 +206,32 @@ def gateway(tmp_path, monkeypatch):
         server.wait(30)
 
 
-def test_a_gateway_gives_a_cluster_refuses_strangers_and_may_not_be_there(gateway):
-    import dask
+ASK = """
+import sys
+from astrolab.compute import start_cluster
 
-    auth = {"gateway.auth.type": "basic", "gateway.auth.kwargs": {"username": "ada", "password": "wrong"}}
-    with dask.config.set({"gateway.address": gateway, **auth}):
-        with pytest.raises(ConnectionError, match=f"the Dask Gateway at {gateway} refuses a cluster: "):
-            start_cluster("gateway", n_workers=1)
-        dask.config.set({"gateway.auth.kwargs": {"username": "ada", "password": "right"}})
-        with start_cluster("gateway", n_workers=1) as client:
-            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
-            assert client.dashboard_link.startswith(gateway)
-    nobody = pytest.raises(ConnectionError, match=r"no Dask Gateway answers at http://127\.0\.0\.1:9")
-    with dask.config.set({"gateway.address": "http://127.0.0.1:9", **auth}), nobody:
-        start_cluster("gateway")
+try:
+    with start_cluster("gateway", n_workers=1) as client:
+        print(client.submit(sum, [1, 2]).result(timeout=60), client.dashboard_link)
+except ConnectionError as error:
+    sys.exit(str(error))
+"""
+
+
+def ask_gateway(address, password):
+    """Ask as a run does: in a process of its own, which is told by its environment."""
+    auth = {"DASK_GATEWAY__AUTH__TYPE": "basic", "DASK_GATEWAY__AUTH__KWARGS__USERNAME": "ada"}
+    auth |= {"DASK_GATEWAY__AUTH__KWARGS__PASSWORD": password, "DASK_GATEWAY__ADDRESS": address}
+    return subprocess.run([sys.executable, "-c", ASK], env=os.environ | auth, capture_output=True, text=True)
+
+
+def test_a_gateway_gives_a_cluster_refuses_strangers_and_may_not_be_there(gateway):
+    given = ask_gateway(gateway, "right")
+    assert given.returncode == 0, given.stderr
+    assert given.stdout.startswith(f"3 {gateway}/clusters/")
+    refused = ask_gateway(gateway, "wrong")
+    assert refused.returncode == 1
+    assert f"the Dask Gateway at {gateway} refuses a cluster: " in refused.stderr
+    nobody = ask_gateway("http://127.0.0.1:9", "right")
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith("no Dask Gateway answers at http://127.0.0.1:9: ask its operator")
