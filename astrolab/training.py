@@ -1,5 +1,6 @@
 """Training: one loop for every model."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
 N_GOOD_MIN = 50
 
 _TRAIN, _VALID = 0.8, 0.9
+# s: what a crash costs at most, beside an epoch
+_CHECKPOINT_EVERY = 5.0
 
 
 def split_spectra(targetid, seed=0):
@@ -83,7 +86,7 @@ def fit(
     device : str, optional
         ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``. Mixed precision (bfloat16) on a GPU only.
     checkpoint_path : path-like, optional
-        File rewritten after each epoch, whole and sealed (`save_chunk`); when it exists, training goes on from it.
+        File rewritten every few seconds, whole and sealed (`save_chunk`); when it exists, training goes on from it.
     progress : bool, optional
         Show a progress bar.
 
@@ -125,12 +128,15 @@ def fit(
         state.load(checkpoint_path, settings)
     batch_size = int(min(batch_size, max(16, n_objects // 20)))
     bar = tqdm(total=n_epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress, mininterval=1)
+    saved = 0.0
     with bar:
         while state.epoch < n_epochs and state.n_worse < patience:
             loss_train = _train_epoch(model, state, parts["train"], batch_size, seed)
             state.record(loss_train, _valid_loss(model, parts["valid"]))
-            if checkpoint_path:
+            is_last = state.epoch == n_epochs or state.n_worse == patience
+            if checkpoint_path and (is_last or time.monotonic() - saved > _CHECKPOINT_EVERY):
                 state.save(checkpoint_path, settings)
+                saved = time.monotonic()
             bar.update()
             bar.set_postfix(loss=f"{state.history[-1][1]:.4g}", valid=f"{state.history[-1][2]:.4g}")
     model.load_state_dict(state.best)

@@ -8,6 +8,9 @@ from scipy.stats import spearmanr
 
 from astrolab.lines import SPEED_OF_LIGHT
 
+# scores that only the strangest have, so that having one says where an object stood, not what it looks like
+OF_THE_SHORTLIST = ("score_best_redshift", "score_unexplained")
+
 # changes smaller than these are not named
 _VELOCITY_MIN = 30.0  # km/s
 _RATIO_MIN = 0.02  # of S/N and of the number of good pixels
@@ -205,6 +208,7 @@ def _changes(a, b, n_top, not_ranked):
         columns[f"rank_{name}"] = one["anomaly_rank"].reindex(targetid).astype("Int64").array
         columns[f"score_{name}"] = one["anomaly_score"].reindex(targetid).to_numpy()
     scores = [name for name in a if name in b and name.startswith("score_") and a[name].dtype.kind == "f"]
+    scores = [name for name in scores if name not in OF_THE_SHORTLIST]
     spread = {name: _spread(a[name]) for name in scores or ["anomaly_score"]}
     why = [
         "" if kind == "stayed" else _why(key, kind, a, b, spread, not_ranked)

@@ -11,6 +11,7 @@ from coniferest.pineforest import PineForest
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from astrolab.anomaly.diff import OF_THE_SHORTLIST
 from astrolab.schema import OBJECT
 from astrolab.stores.catalog import LABELS
 
@@ -149,7 +150,8 @@ def rerank_features(ranking):
 
 
 def _is_feature(name):
-    return name.startswith((*_AS_THEY_ARE, *_OF_DECADES)) or name.endswith("_score")
+    is_named = name.startswith((*_AS_THEY_ARE, *_OF_DECADES)) or name.endswith("_score")
+    return is_named and name not in OF_THE_SHORTLIST
 
 
 def _as_table(ranked):
