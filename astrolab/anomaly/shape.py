@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numba import njit
 
 # the line's window, then the two windows of continuum it is compared with, rest frame, Å
 LINE_WINDOWS = {
@@ -132,13 +133,10 @@ def _bend(difference, error):
 
 
 class _WindowMeans:
-    """Means over windows of wavelength, each from two cumulative sums."""
+    """Means over windows of wavelength."""
 
     def __init__(self, flux, ivar, wavelength):
-        good = ivar > 0
-        self._wavelength = wavelength
-        self._flux, self._count = (_cumulative(values) for values in (np.where(good, flux, 0), good))
-        self._variance = _cumulative(np.divide(1, ivar, out=np.zeros(ivar.shape), where=good))
+        self._flux, self._ivar, self._wavelength = np.asarray(flux), np.asarray(ivar), wavelength
 
     def mean(self, low, high):
         """Return the mean flux in a window and its error; NaN where too little of it was measured."""
@@ -146,10 +144,25 @@ class _WindowMeans:
         n_pixels = last - first
         # the grid must hold the window, not only reach into it
         is_inside = n_pixels > 0 and self._wavelength[0] <= low * 1.01 and self._wavelength[-1] >= high * 0.99
-        total, count, variance = (sums[:, last] - sums[:, first] for sums in (self._flux, self._count, self._variance))
+        total, count, variance = _window_sums(self._flux, self._ivar, first, last if is_inside else first)
         is_measured = is_inside & (count > _GOOD_SHARE * n_pixels)
         count = np.where(is_measured, np.maximum(count, 1), np.nan)
         return total / count, np.sqrt(variance) / count
+
+
+@njit(nogil=True, cache=True)
+def _window_sums(flux, ivar, first, last):
+    """Add up flux, number and variance of the good pixels from first to last of each spectrum."""
+    sums = np.zeros((3, len(flux)))
+    for i in range(len(flux)):
+        total, count, variance = 0.0, 0, 0.0
+        for k in range(first, last):
+            if ivar[i, k] > 0:
+                total += flux[i, k]
+                count += 1
+                variance += 1.0 / ivar[i, k]
+        sums[0, i], sums[1, i], sums[2, i] = total, count, variance
+    return sums
 
 
 def _line_contrast(windows, low, high, *sides):
@@ -171,10 +184,6 @@ def _log_flux(mean, mean_err):
     is_measured = mean > 2 * mean_err
     mean = np.where(is_measured, mean, np.nan)
     return np.log(mean), mean_err / mean
-
-
-def _cumulative(values):
-    return np.pad(np.cumsum(values, axis=1, dtype="float64"), ((0, 0), (1, 0)))
 
 
 def _values(table, names, suffix=""):
