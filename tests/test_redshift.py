@@ -274,6 +274,26 @@ def test_rest_frame_spectra_are_refused(rest_quasars):
         al.classify_spectra(rest_quasars)
 
 
+def test_a_sure_network_elsewhere_is_a_warning():
+    found = {"redshift": np.array([[2.0], [2.0], [2.0], [2.0], [np.nan]])}
+    opinions = {
+        "redshift_network": np.array([2.02, 2.04, 2.04, np.nan, 2.0]),
+        "probability_network": np.array([0.99, 0.99, 0.7, np.nan, 0.99]),
+    }
+    assert classify._disagreement(found, opinions).tolist() == [0, classify.DISAGREES, 0, 0, 0]
+
+
+def test_answers_with_a_sure_network_elsewhere_are_improbable():
+    """Iron absorption that no template holds: the scan goes astray, and the network sees it."""
+    survey = al.simulate_survey(120, seed=77, rare_fraction=0.3, galaxy_fraction=0, star_fraction=0, sky_fraction=0)
+    answers = al.classify_spectra(survey.load())
+    differs = (answers["redshift_warning"] & classify.DISAGREES > 0).to_numpy()
+    velocity = hypotheses.velocity_between(answers["redshift"], survey["truth_redshift"].values)
+    assert differs.any()
+    assert (velocity[differs] > 3000).mean() > 0.5
+    assert (answers["probability"][differs] <= 0.3).all()
+
+
 def test_probability_of_a_tie_is_a_half():
     found = {"score": np.array([[10.0, 10.0], [10.0, 1000.0], [np.nan, np.nan]]), "score_smooth": np.full((3, 2), 1e9)}
     np.testing.assert_allclose(classify.class_probability(found), 0.985 * np.array([0.5, 1, 0]), atol=1e-6)

@@ -20,6 +20,7 @@ AT_LIMIT = 1 << 5  # the best redshift is the first or the last that was tried
 NO_DATA = 1 << 9  # not one good pixel
 BAD_MINIMUM = 1 << 10  # χ² has no minimum that a parabola can describe
 POOR_DATA = 1 << 11  # there were invalid pixels (NaN, negative ivar); they were left out
+DISAGREES = 1 << 12  # the network is sure of a redshift elsewhere
 WARNINGS = {
     "SKY": SKY,
     "LITTLE_COVERAGE": LITTLE_COVERAGE,
@@ -29,11 +30,14 @@ WARNINGS = {
     "NO_DATA": NO_DATA,
     "BAD_MINIMUM": BAD_MINIMUM,
     "POOR_DATA": POOR_DATA,
+    "DISAGREES": DISAGREES,
     "NO_REDSHIFT": NO_REDSHIFT,
 }
 
 DELTA_CHI2_MIN = 16.0  # residuals of the sky reach 9, as independent pixels would not
 DELTA_SCORE_MIN = 25.0  # the same with the network, which may say 74 on its own
+_SURE, _ELSEWHERE = 0.8, 3000.0  # the network's probability, and km/s, for DISAGREES
+_RIGHT_ANYWAY = 0.3  # of the answers with DISAGREES are right, on simulated rare objects
 _COVERAGE_MIN = 0.3  # part of the grid's pixels
 _N_BEST = 5
 # χ² differences are divided by this before they become probabilities: see `class_probability`
@@ -68,7 +72,8 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
         One row an object, in order: targetid; spectype (QSO, GALAXY, STAR), subtype; redshift, redshift_err (1 sigma,
         statistical; see `redshift_intervals`); redshift_warning (bits in `WARNINGS`, 0 = good); delta_chi2 (of the
         score, to the next redshift or to a spectrum without features, whichever is nearer; without the network of χ²);
-        probability (see `class_probability`); source (scan, network or trough, see `scan_redshifts`);
+        probability (see `class_probability`; at most 0.3 with the warning DISAGREES); source (scan, network or trough,
+        see `scan_redshifts`);
         spectype_scan and redshift_scan (of the least χ² of the scan alone); spectype_network ('' for an empty
         spectrum), redshift_network (0 for stars) and probability_network; bal_probability (of broad absorption, if it
         is a quasar); chi2; n_good (pixels); and spectype_k, redshift_k, delta_chi2_k, source_k of the hypotheses
@@ -102,18 +107,21 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
     is_target = spectra["is_target"].values if "is_target" in spectra.coords else np.ones(len(delta), bool)
     coverage = found["n_good"][:, 0] / spectra.sizes[WAVELENGTH]
     is_small = delta_chi2 < (DELTA_SCORE_MIN if with_network else DELTA_CHI2_MIN)
+    opinions = _opinions(found)
+    disagrees = _disagreement(found, opinions)
+    probability = class_probability(found, TEMPERATURE_NETWORK if with_network else TEMPERATURE)
     columns = {
         "targetid": found["targetid"][:, 0],
         "spectype": found["spectype"][:, 0].astype(str),
         "subtype": found["subtype"][:, 0].astype(str),
         "redshift": found["redshift"][:, 0],
         "redshift_err": found["redshift_err"][:, 0],
-        "redshift_warning": _warnings(found, is_small, is_target, coverage),
+        "redshift_warning": _warnings(found, is_small, is_target, coverage) | disagrees,
         "delta_chi2": delta_chi2,
-        "probability": class_probability(found, TEMPERATURE_NETWORK if with_network else TEMPERATURE),
+        "probability": np.where(disagrees, np.minimum(probability, _RIGHT_ANYWAY), probability),
         "source": found["source"][:, 0].astype(str),
     }
-    columns |= _opinions(found)
+    columns |= opinions
     columns |= {"chi2": found["chi2"][:, 0], "n_good": found["n_good"][:, 0]}
     for k in range(1, _N_BEST):
         columns[f"spectype_{k + 1}"] = found["spectype"][:, k].astype(str)
@@ -208,6 +216,12 @@ def _delta_to_other_redshift(found, delta):
     """Difference of scores to the best hypothesis at another redshift; two classes at one redshift agree about it."""
     apart = velocity_between(found["redshift"], found["redshift"][:, :1]) >= SAME_VELOCITY
     return np.where(apart & np.isfinite(delta), delta, np.inf).min(axis=1)
+
+
+def _disagreement(found, opinions):
+    """Return DISAGREES where the network is sure of another redshift; at the same one, class is a matter of degree."""
+    apart = velocity_between(found["redshift"][:, 0], opinions["redshift_network"]) > _ELSEWHERE
+    return np.where(apart & (opinions["probability_network"] > _SURE), DISAGREES, 0)
 
 
 def _warnings(found, is_small, is_target, coverage):

@@ -265,7 +265,8 @@ def _coarse_candidates(flux, weight, wavelength, templates, plans, device, seeds
             if seed is not None and np.isfinite(seed).any():
                 scanned = scanned[: len(flux)].cpu().numpy()
                 redshift[i, -1], gain[i, -1] = seeded_minima(scanned, plan.redshift, seed)
-    near = gain > gain.max(axis=(0, 1)) - _NEAR
+    is_smooth = np.array([not one.spectype for one in templates])
+    near = gain > gain[~is_smooth].max(axis=(0, 1), initial=-np.inf) - _NEAR
     chosen = _is_chosen(gain[:, :-1], templates)
     chosen = np.concatenate([chosen, _is_new_seed(redshift, gain, chosen, templates)[:, None]], axis=1)
     near[:, -1] = True
@@ -332,8 +333,8 @@ def _refined(flux, weight, wavelength, templates, plans, candidates, near):
 
 def _is_close(chi2, near, templates):
     """Choose what may still win after the first parabola: (n_set, n_place, n_object), as `chi2`; NaN never."""
-    lowest = np.fmin.reduce(np.where(near, chi2, np.nan), axis=(0, 1))
     is_smooth = np.array([not one.spectype for one in templates])
+    lowest = np.fmin.reduce(np.where(near, chi2, np.nan)[~is_smooth], axis=(0, 1), initial=np.nan)
     features = np.nan_to_num(np.fmin.reduce(chi2[is_smooth], axis=(0, 1), initial=np.nan) - lowest)
     return chi2 < lowest + np.maximum(_CLOSE, _CLOSE_PART * features)
 
