@@ -106,3 +106,33 @@ def rest_quasars(quasars):
     import astrolab as al
 
     return al.normalize_flux(al.to_restframe(quasars, al.rest_grid(1200, 3800, 300)))
+
+
+@pytest.fixture(scope="session")
+def vae(rest_quasars):
+    """A small model of them; no test may train it further."""
+    import astrolab as al
+
+    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64)
+    al.fit(model, rest_quasars, n_epochs=40, progress=False)
+    return model
+
+
+@pytest.fixture(scope="session")
+def scored(vae, rest_quasars):
+    """Ranking, objects not ranked, and scale of them."""
+    import astrolab as al
+
+    return al.score_anomalies(vae, rest_quasars)
+
+
+@pytest.fixture(scope="session")
+def ranking(scored):
+    """The ranking alone; no test may change it."""
+    return scored.ranking
+
+
+@pytest.fixture(scope="session")
+def scale(scored):
+    """The scale alone."""
+    return scored.scale

@@ -13,18 +13,6 @@ GRID = al.rest_grid(1200, 3800, 300)
 N_BAL = 20
 
 
-@pytest.fixture(scope="module")
-def vae(rest_quasars):
-    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64)
-    al.fit(model, rest_quasars, n_epochs=40, progress=False)
-    return model
-
-
-@pytest.fixture(scope="module")
-def scale(vae, rest_quasars):
-    return al.score_anomalies(vae, rest_quasars).scale
-
-
 def to_rest(spectra):
     return al.normalize_flux(al.to_restframe(spectra, GRID))
 

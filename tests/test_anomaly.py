@@ -17,18 +17,6 @@ from astrolab.models.files import model_to_bytes
 DIMS = ("object", "wavelength_rest")
 
 
-@pytest.fixture(scope="module")
-def vae(rest_quasars):
-    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64)
-    al.fit(model, rest_quasars, n_epochs=40, progress=False)
-    return model
-
-
-@pytest.fixture(scope="module")
-def ranking(vae, rest_quasars):
-    return al.score_anomalies(vae, rest_quasars)[0]
-
-
 def slow_scores(model, wavelength, flux, ivar):
     """Return the raw scores of one spectrum, window by window, in float64."""
     with torch.inference_mode():

@@ -14,18 +14,6 @@ DIMS = ("object", "wavelength")
 GRID = al.rest_grid(1200, 3800, 300)
 
 
-@pytest.fixture(scope="module")
-def vae(rest_quasars):
-    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64)
-    al.fit(model, rest_quasars, n_epochs=40, progress=False)
-    return model
-
-
-@pytest.fixture(scope="module")
-def scale(vae, rest_quasars):
-    return al.score_anomalies(vae, rest_quasars).scale
-
-
 def recorded_at(spectra, redshift):
     return spectra.assign_coords(redshift=("object", redshift))
 

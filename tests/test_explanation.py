@@ -15,18 +15,6 @@ CIV = 1549.06
 
 
 @pytest.fixture(scope="module")
-def vae(rest_quasars):
-    model = al.VAE(n_wavelength=300, n_latent=4, n_hidden=64)
-    al.fit(model, rest_quasars, n_epochs=40, progress=False)
-    return model
-
-
-@pytest.fixture(scope="module")
-def scale(vae, rest_quasars):
-    return al.score_anomalies(vae, rest_quasars).scale
-
-
-@pytest.fixture(scope="module")
 def troughs(rest_quasars):
     """Forty bright quasars with a Gaussian trough each in C IV, and its velocity (km/s)."""
     rows = np.flatnonzero((rest_quasars.snr > 8) & (rest_quasars.redshift > 1.75))[:40]
