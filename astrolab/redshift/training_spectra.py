@@ -70,7 +70,7 @@ def part_of(object_group):
     Examples
     --------
     >>> part_of([1, 2, 3, 4, 1]).tolist()
-    ['held out', 'training', 'held out', 'training', 'held out']
+    ['held out', 'training', 'training', 'held out', 'held out']
     """
     number = np.array([sha256(str(int(group)).encode()).digest()[0] for group in np.asarray(object_group)])
     return np.select([number % 2 == 1, number % 8 == 2], ["held out", "calibration"], "training")
