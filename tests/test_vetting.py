@@ -1,6 +1,7 @@
 """The vetting page: what a person says is stored at the click, found again, and shown for what it is."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -14,15 +15,25 @@ import panel as pn
 import pytest
 import xarray as xr
 
+from astrolab.dashboards.cache import SpectrumCache
+from astrolab.dashboards.facts import facts_html, sky_links
+from astrolab.dashboards.keyboard import HELP, Keyboard, keyboard_view
+from astrolab.dashboards.latent_map import nearest_row
+from astrolab.dashboards.order import merged_order
+from astrolab.dashboards.progress import campaign_html
 from astrolab.dashboards.serve import RunFolderError, open_run, page, serve_run
+from astrolab.dashboards.spectrum_card import spectrum_view
 from astrolab.dashboards.state import VettingState
-from astrolab.dashboards.vetting import vetting_app
-from astrolab.dashboards.views import facts_html, nearest_row, sky_links
+from astrolab.dashboards.team import agreement_html
+from astrolab.dashboards.vetting import vetting_app, vetting_layout
 from astrolab.plots import ranking_table
 from astrolab.settings import settings
 from astrolab.stores.catalog import connection as catalog_module
 from astrolab.stores.catalog import open_catalog
 from astrolab.stores.spectra import save_spectra
+from astrolab.vetting.campaigns import open_campaign
+from astrolab.vetting.passwords import add_user
+from astrolab.vetting.run_folder import ranking_columns
 
 # Bokeh calls pandas in a way that pandas is about to give up
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index")
@@ -96,96 +107,268 @@ def catalog():
         yield catalog
 
 
+@pytest.fixture(scope="session")
+def spectra(ranked):
+    return SpectrumCache(ranked)
+
+
 @pytest.fixture
-def state(ranked, catalog):
-    return VettingState(ranked, catalog, run_id="run", user="vera", model_version="m1")
+def campaign(ranked, catalog):
+    return open_campaign(catalog, "run", ranking_columns(ranked), model_version="m1", repeat_share=0.1)
 
 
-def test_a_label_is_stored_at_the_click_and_found_again(state, ranked, catalog):
-    state.step(1)
+@pytest.fixture
+def state(spectra, campaign):
+    return VettingState(spectra, campaign.session("vera", "vetter"), run_id="run")
+
+
+def reopened(state, user="vera", role="vetter"):
+    """The state as it is after a reload."""
+    return VettingState(state.spectra, state.session._campaign.session(user, role), run_id="run")
+
+
+def said(state):
+    return {at: (verdict["label"], verdict["quality"]) for at, verdict in state.verdicts.items()}
+
+
+def press(state, *keys):
+    keyboard = keyboard_view(state)
+    for number, key in enumerate(keys):
+        keyboard._handle_msg({"key": key, "id": f"{id(keyboard)}-{number}"})
+
+
+def test_a_verdict_is_stored_at_the_stroke_and_found_again(state, catalog):
+    target = state.session.queue[0]
     state.comment = "a comment = text <b>"
-    state.label("anomaly")
-    assert re.fullmatch(r"stored ✓ \d\d:\d\d:\d\d UTC — \d+: anomaly", state.message)
-    (row,) = catalog.verdicts("run").to_dict("records")
-    assert row["targetid"] == ranked["targetid"].values[1]
-    assert (row["label"], row["survey"], row["user"]) == ("anomaly", "main", "vera")
-    assert (row["comment"], row["model_version"]) == ("a comment = text <b>", "m1")
-    assert state.comment == ""  # the next object starts anew
-    again = VettingState(ranked, catalog, run_id="run", user="vera")
-    assert again.labels == state.labels == {1: "anomaly"}
+    state.tags = ["BAL"]
+    press(state, "R", "]", "c", "a", "4")
+    assert re.fullmatch(r"stored ✓ \d\d:\d\d:\d\d UTC: \d+, quality 4", state.message)
+    assert state.position == 1  # a quality goes on
+    labelled, row = catalog.verdicts("run").to_dict("records")
+    assert labelled["label"] == "anomaly"
+    assert catalog.verdicts("run")["quality"].isna().tolist() == [True, False]
+    assert (row["targetid"], row["survey"], row["user"]) == (target.targetid, "main", "vera")
+    assert (row["label"], row["quality"], row["flags"], row["spectype"]) == ("anomaly", 4, "R", "QSO")
+    assert (row["comment"], row["model_version"]) == ("BAL; a comment = text <b>", "m1")
+    assert row["seconds_spent"] >= 0
+    ranked_at = state.table["redshift"].iloc[state.row_of[0]]
+    assert row["redshift"] == pytest.approx((1 + ranked_at) * 1.001 - 1, abs=1e-6)
+    assert (state.comment, state.flags, state.tags, state.spectype) == ("", [], [], "")  # the next object starts anew
+    again = reopened(state)
+    assert said(again) == said(state) == {0: ("anomaly", 4)}
+    assert again.position == 1  # where one stopped
+    again.step(-1)
+    assert (again.comment, again.tags, again.flags) == ("a comment = text <b>", ["BAL"], ["R"])
+    assert again.redshift == row["redshift"]
+
+
+def test_a_stroke_that_is_sent_twice_is_stored_once(state, catalog):
+    keyboard = keyboard_view(state)
+    for _ in range(2):
+        keyboard._handle_msg({"key": "a", "id": "1"})
+    assert len(catalog.verdicts()) == 1
+    for forged in ("a", None, {"key": ["a"]}, {"key": "Delete", "id": "2"}, {"id": "3"}):
+        keyboard._handle_msg(forged)
+    assert len(catalog.verdicts()) == 1
+
+
+def test_every_key_of_the_help_does_something(state):
+    keys = {"Esc", "?", "z", "/"}  # the browser's own
+    known = keys | set(keyboard_view(state)._actions)
+    for listed, _ in HELP:
+        for key in re.findall(r"Ctrl\+Z|Shift\+.|Esc|(?<![A-Za-z+])\S(?![A-Za-z+])", listed.replace("…", "")):
+            name = {"Ctrl+Z": "Ctrl+z"}.get(key, key.removeprefix("Shift+"))
+            assert name in known, (listed, key)
 
 
 def test_the_tick_shows_only_what_is_committed(state, catalog, monkeypatch):
     monkeypatch.setattr(catalog_module, "BUSY_TIMEOUT", 0.1)
     with open_catalog() as impatient:
-        state._catalog = impatient
+        state.session._campaign.catalog = impatient
         holder = sqlite3.connect(settings().home / "catalog.db", isolation_level=None)
         try:
             holder.execute("BEGIN IMMEDIATE")
             state.comment = "kept"
-            state.label("anomaly")
+            press(state, "3")
         finally:
             holder.close()
-    assert state.message.startswith("NOT stored: the catalog")
+    assert state.message.startswith("NOT done: the catalog")
     assert state.is_error
-    assert "✓" not in state.message
-    assert state.labels == {}
-    assert state.comment == "kept"
+    assert state.verdicts == {}
+    assert (state.comment, state.position) == ("kept", 0)
     assert len(catalog.verdicts()) == 0
 
 
-def test_undo_takes_back_the_last_label_and_goes_there(state, catalog):
-    state.label("regular")
-    state.step(2)
-    state.label("anomaly")
-    state.step(5)
-    state.undo()
-    assert state.labels == {0: "regular"}
-    assert state.index == 2
-    assert "undone ✓" in state.message
-    state.undo()
-    state.undo()
-    assert state.labels == {}
-    assert state.message == "nothing to undo"
-    assert len(catalog.verdicts()) == 4  # nothing was deleted
+def test_undo_takes_back_the_last_verdict_and_goes_there(state, catalog):
+    press(state, "r", "4", "n", "1", "b", "b", "u")
+    assert said(state) == {0: ("regular", 4)}
+    assert state.position == 2
+    assert state.message.startswith("undone ✓")
+    press(state, "Ctrl+z")
+    assert said(state) == {0: ("regular", None)}  # what stood there before
+    press(state, "u", "u")
+    assert state.verdicts == {}
+    assert "there is nothing to undo" in state.message
+    assert len(catalog.verdicts()) == 6  # nothing was deleted
 
 
-def test_other_people_and_runs_stay_unseen(state, ranked, catalog):
-    catalog.add_verdict("run", int(ranked["targetid"][0]), "anomaly", user="edwin")
-    catalog.add_verdict("other", int(ranked["targetid"][0]), "anomaly", user="vera")
-    assert VettingState(ranked, catalog, run_id="run", user="vera").labels == {}
+def test_an_object_shown_again_looks_new_until_its_second_verdict(state):
+    queue = state.session.queue
+    again = next(at for at in range(60) if queue[at].targetid in {slot.targetid for slot in queue[:at]})
+    first = next(slot.position for slot in queue if slot.targetid == queue[again].targetid)
+    state.position = first
+    press(state, "a")
+    state.position = again
+    assert state.verdict is None
+    press(state, "r")
+    assert said(state) == said(reopened(state)) == {first: ("anomaly", None), again: ("regular", None)}
 
 
-def test_steps_stop_at_the_ends_and_addresses_lead_to_objects(state, ranked):
+def test_what_is_typed_and_not_stored_is_kept_and_said(state):
+    press(state, "R")
+    state.comment = "later"
+    press(state, "n")
+    assert "NOT stored" in state.message
+    assert state.is_error
+    assert state.comment == ""
+    press(state, "b")
+    assert (state.comment, state.flags) == ("later", ["R"])
+
+
+def test_others_are_unseen_and_a_viewer_may_not_write(state, catalog):
+    other = reopened(state, "edwin")
+    other.go_to_row(state.row)
+    press(other, "x")
+    assert state.verdicts == reopened(state).verdicts == {}
+    viewer = reopened(state, "bob", "viewer")
+    press(viewer, "4")
+    assert "'bob' is a viewer and may not store verdicts" in viewer.message
+    assert viewer.position == 0
+    assert len(catalog.verdicts()) == 1
+    app = vetting_layout(viewer)
+    assert all(b.disabled for b in app.select(pn.widgets.Button) if "Anomaly" in b.label or b.label in "01234")
+
+
+def test_steps_stop_at_the_ends_and_addresses_lead_to_objects(state):
     state.step(-1)
-    assert state.index == 0
+    assert state.position == 0
     state.step(10_000)
-    assert state.index == 59
-    state.targetid = str(ranked["targetid"].values[7])
-    assert state.index == 7
-    assert int(state.spectrum["targetid"]) == ranked["targetid"].values[7]
+    assert state.position == len(state.session.queue) - 1
+    assert "end of your queue" in state.message
+    state.go_to_row(7)
+    assert state.row == 7
+    assert state.targetid == state.table["name"].iloc[7]
     state.targetid = "12345"
-    assert state.index == 7
+    assert state.row == 7
+
+
+def test_redshifts_are_one_key_away(ranked, catalog):
+    best = ranked.isel(object=slice(0, 5)).assign_coords(redshift_best=("object", np.full(5, 0.5)))
+    best["redshift"][1] = np.nan
+    campaign = open_campaign(catalog, "other", ranking_columns(best))
+    state = VettingState(SpectrumCache(best), campaign.session("vera", "vetter"), run_id="other")
+    state.go_to_row(0)
+    press(state, "v")
+    assert state.redshift == 0.5
+    press(state, "v")
+    assert state.redshift == state.redshift_ranked
+    press(state, "]", "}", "{", "[")
+    assert state.redshift == pytest.approx(state.redshift_ranked, abs=1e-5)
+    press(state, "v", "e")
+    assert state.redshift == state.redshift_ranked
+    state.go_to_row(1)
+    assert state.redshift is None
+    spectrum_view(state)  # without a redshift there are no line names
+
+
+def figures(view):
+    return view.select(pn.pane.Bokeh)[0].object.children
+
+
+def test_the_figures_stay_and_their_sources_follow(state, ranked):
+    view = spectrum_view(state)
+    flux, residual = figures(view)
+    pixels = flux.select_one({"name": "model"}).data_source
+    press(state, "n", "s", "s")
+    row = state.row
+    assert figures(view)[0] is flux
+    assert ranked["targetid"].values[row] == int(state.targetid)
+    good = ranked["ivar"].values[row] > 0
+    assert np.isfinite(pixels.data["flux"]).tolist() == good.tolist()
+    sigma = (ranked["flux"] - ranked["flux_model"]).values[row] * np.sqrt(ranked["ivar"].values[row])
+    np.testing.assert_allclose(pixels.data["residual"][good], sigma[good], rtol=1e-4)
+    assert flux.x_range is residual.x_range
+    press(state, "o")
+    np.testing.assert_allclose(pixels.data["x"], ranked["wavelength_rest"] * (1 + state.redshift), rtol=1e-12)
+    press(state, "o", "l", "t", "m")
+    assert not any(r.visible for name in ("lines", "model", "masks") for r in flux.select({"name": name}))
+
+
+def test_a_zoom_stays_on_the_next_object(state):
+    flux = figures(spectrum_view(state))[0]
+    press(state, "n")
+    assert (flux.x_range.start, flux.x_range.end) == pytest.approx((1216, 2900), abs=300)
+    flux.x_range.update(start=1500, end=1600)
+    press(state, "n", "4")
+    assert (flux.x_range.start, flux.x_range.end) == (1500, 1600)
+    press(state, "w")
+    assert flux.x_range.end > 2500
+    press(state, ".", ".")
+    assert state.line
+    assert flux.x_range.end - flux.x_range.start < 400
+
+
+def test_ranking_again_keeps_the_queues_own_places(state):
+    press(state, "g")
+    assert "label at least one anomaly and one regular" in state.message
+    before = state.order
+    press(state, "a", "4", "r", "4", "a", "4", "x", "4", "g")
+    assert "ranked again by 4 labels" in state.message
+    assert sorted(state.order) == sorted(before)
+    assert state.order[:4] == [0, 1, 2, 3]
+    assert state.order != before
+    assert [at for at in before if at in state.order[4:12]][:2] == [4, 5]  # every other place is the queue's own
+    assert list(state.moves.columns) == ["new rank", "old rank", "moved", "targetid", "row", "why"]
+    assert state.moves["why"].str.contains("labelled|most like").all()
+    assert merged_order([0, 1, 2], set(), [5, 5, 6], [6, 5]) == [2, 0, 1]
+
+
+def test_numbers_of_the_campaign_and_the_team(state):
+    press(state, "a", "4")
+    html = campaign_html(state)
+    assert "1 of 60 objects" in html
+    assert "vet on" in html
+    other = reopened(state, "lea", "lead")
+    other.go_to_row(state.row_of[0])
+    press(other, "r")
+    assert "Krippendorff" in agreement_html(other.session)
+    app = vetting_layout(other)
+    for active in (1, 2, 3):
+        app[0].active = active
+    decide = next(b for b in app.select(pn.widgets.Button) if b.label == "It is: regular")
+    decide.clicks += 1
+    assert other.session.consensus_labels() == {state.session.queue[0].targetid: "regular"}
 
 
 def test_the_app_shows_itself_and_its_table_follows(ranked, catalog):
     app = vetting_app(ranked, catalog=catalog, user="vera")
     app.get_root()  # renders without a warning
-    (table,) = app.select(pn.widgets.Tabulator)
-    shown = table.value
-    assert shown["targetid"].tolist() == [str(i) for i in ranked["targetid"].values]
-    assert shown["rank"].tolist() == list(range(1, 61))
+    queue = app.select(pn.widgets.Tabulator)[0]
+    assert set(queue.value["targetid"]) == {str(i) for i in ranked["targetid"].values}
     next_button = next(b for b in app.select(pn.widgets.Button) if "Next" in b.label)
     anomaly = next(b for b in app.select(pn.widgets.Button) if "Anomaly" in b.label)
     next_button.clicks += 1
-    assert table.selection == [1]
+    assert queue.selection == [1]
     anomaly.clicks += 1
-    assert table.value["label"].tolist()[:3] == ["", "anomaly", ""]
-    table.selection = [25]
+    assert queue.value["verdict"].tolist()[:3] == ["", "anomaly", ""]
+    queue.selection = [25]
     next_button.clicks += 1
-    assert table.selection == [26]
-    assert table.page == 2
-    assert catalog.verdicts("notebook")["targetid"].tolist() == [ranked["targetid"].values[1]]
+    assert queue.selection == [26]
+    assert queue.page == 2
+    anomaly.clicks += 1  # on a later page of the table
+    assert queue.value["verdict"].iloc[26] == "anomaly"
+    assert len(catalog.verdicts()) == 2
+    assert isinstance(app.select(Keyboard)[0], Keyboard)
 
 
 def test_nearest_is_as_the_eye_sees_it():
@@ -256,36 +439,59 @@ def test_a_port_in_use_is_refused(run_dir):
             serve_run(run_dir, port=port)
 
 
-def test_every_session_has_its_own_state(run_dir, catalog):
+def test_every_session_has_its_own_state(run_dir, spectra, campaign):
     run = open_run(run_dir)
-    one, other = (page(run, catalog, user="vera") for _ in range(2))
+    one, other = (page(run, spectra, campaign.session("vera", "vetter")) for _ in range(2))
     next_button = next(b for b in one.main[0].select(pn.widgets.Button) if "Next" in b.label)
     next_button.clicks += 1
     tables = [p.main[0].select(pn.widgets.Tabulator)[0] for p in (one, other)]
     assert [table.selection for table in tables] == [[1], [0]]
 
 
-@pytest.fixture
-def server(run_dir, tmp_path):
-    """The real server in a process of its own; gives its address and process."""
-    code = "import sys; from astrolab.dashboards.serve import serve_run; serve_run(sys.argv[1])"
-    log_path = tmp_path / "server.log"
+def test_a_catalog_that_does_not_answer_says_so(run_dir, spectra, campaign):
+    session = campaign.session("vera", "vetter")
+    (settings().home / "catalog.db").unlink()
+    (shown,) = page(open_run(run_dir), spectra, session).main
+    assert "does not answer" in shown.object
+    assert "Nothing is lost" in shown.object
+
+
+PEOPLE = {"vera": "vetter", "edwin": "vetter", "bob": "viewer"}
+
+
+@pytest.fixture(scope="module")
+def server(run_dir, tmp_path_factory):
+    """The real server in a process of its own, with a login; gives its address, process and catalog."""
+    folder = tmp_path_factory.mktemp("server")
+    for name, role in PEOPLE.items():
+        add_user(folder / "users.json", name, role, f"secret of {name}")
+    code = (
+        "import sys; from astrolab.dashboards.serve import serve_run; "
+        "serve_run(sys.argv[1], auth='basic', users_path=sys.argv[2])"
+    )
+    log_path = folder / "server.log"
     with log_path.open("w") as log:
-        process = subprocess.Popen([sys.executable, "-c", code, str(run_dir)], stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(run_dir), str(folder / "users.json")],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"ASTROLAB_HOME": str(folder)},
+        )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 120
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log_path.read_text())):
             assert process.poll() is None, log_path.read_text()
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.2)
-        yield found.group(), process
+        with open_catalog(f"sqlite:///{folder / 'catalog.db'}") as stored:
+            yield found.group(), process, stored
     finally:
         process.terminate()
         process.wait(timeout=20)
     assert "Traceback" not in log_path.read_text(), log_path.read_text()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     """A real headless Chromium."""
     chromium = shutil.which("chromium")
@@ -301,17 +507,29 @@ def browser():
         browser.close()
 
 
-def open_page(browser, address, problems, **options):
-    """Open the page and note every console error, page error and request to elsewhere."""
-    view = browser.new_page(viewport={"width": 1366, "height": 768}, **options)
+def log_in(browser, address, name, problems, path="", **options):
+    """Log in, and note every console error, page error and request to elsewhere."""
+    view = browser.new_context(viewport={"width": 1366, "height": 768}, **options).new_page()
     view.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
     view.on("pageerror", lambda e: problems.append(str(e)))
     is_own = re.compile(r"(http|ws)://127\.0\.0\.1:\d+/|data:|blob:").match
     view.on("request", lambda r: None if is_own(r.url) else problems.append(f"asked {r.url}"))
-    view.goto(address)
-    view.get_by_text("of 60 labelled").wait_for(timeout=60_000)
+    view.goto(address + path)
+    view.get_by_label("Name").fill(name)
+    view.get_by_label("Password").fill(f"secret of {name}")
+    view.get_by_role("button", name="Log in").click()
+    return shown(view)
+
+
+def shown(view):
+    view.locator("#current-verdict").wait_for(timeout=60_000)
     view.locator(".bk-Canvas, canvas").first.wait_for(timeout=60_000)
+    view.locator("dialog").wait_for(state="attached", timeout=60_000)  # the keys are heard
     return view
+
+
+def says(view, text):
+    view.locator("#current-verdict").filter(has_text=text).wait_for()
 
 
 def answer_to_foreign_page(address):
@@ -328,58 +546,103 @@ def answer_to_foreign_page(address):
 
 @pytest.mark.browser
 @pytest.mark.timeout(240)
-def test_a_person_vets_in_a_browser(server, browser, ranked, run_dir, catalog, tmp_path):
-    address, process = server
+def test_a_person_vets_by_keyboard_alone(server, browser):
+    address, _, catalog = server
     problems = []
-    view = open_page(browser, address, problems)
-    names = [str(i) for i in ranked["targetid"].values]
-    view.get_by_text(f"#1 · {names[0]} · no label yet").wait_for()
+    view = log_in(browser, address, "vera", problems)
+    view.get_by_role("note").get_by_role("button", name="Got it").click()
+    press = view.keyboard.press
+    for number in range(20):
+        if number == 3:
+            press("/")
+            view.keyboard.type("4 é n")  # keys in a field are text
+            press("Enter")
+            press("Shift+R")
+        press("ar"[number % 2])
+        press(str(number % 5))
+        view.get_by_text(f"{number + 1} of ").first.wait_for()
+    view.get_by_text(re.compile(r"stored ✓ \d\d:\d\d:\d\d UTC|ranked again")).wait_for()
+    deadline = time.monotonic() + 20
+    while len(events := catalog.verdicts(user="vera")) < 40 and time.monotonic() < deadline:
+        view.wait_for_timeout(100)
+    assert len(events) == 40
+    current = events[events["quality"].notna()]
+    assert current["quality"].tolist() == [number % 5 for number in range(20)]
+    assert current["label"].tolist() == ["anomaly", "regular"] * 10
+    assert (current["comment"].iloc[3], current["flags"].iloc[3]) == ("4 é n", "R")
 
-    view.get_by_role("button", name="Next (n)").click()
-    view.get_by_text(f"#2 · {names[1]} · no label yet").wait_for()
-    view.get_by_text("‹script>window.hacked=1‹/script> first", exact=False).first.wait_for()
-    reason = view.locator('.tabulator-row [tabulator-field="first reason"]').nth(1)
-    reason.scroll_into_view_if_needed()
-    reason.hover()
-    view.wait_for_timeout(1000)
-    assert view.evaluate("window.hacked") is None  # its reasons are a script: shown, not run
-    view.get_by_label("Comment").fill("an a in a field is no label")
-    view.get_by_role("button", name="Anomaly").click()
-    view.get_by_text(re.compile(r"stored ✓ \d\d:\d\d:\d\d UTC")).wait_for()
-    view.get_by_text("1 of 60 labelled").wait_for()
-    view.screenshot(path=tmp_path / "labelled.png")
-
-    view.reload()
-    view.get_by_text(f"#2 · {names[1]} · your label: anomaly").wait_for(timeout=60_000)
-    row = catalog.verdicts(open_run(run_dir).run_id).iloc[0]
-    assert (row["targetid"], row["label"]) == (int(names[1]), "anomaly")
-    assert row["comment"] == "an a in a field is no label"
-
-    view.keyboard.press("n")
-    view.get_by_text(f"#3 · {names[2]} · no label yet").wait_for()
-    view.get_by_label("Comment").click()
-    view.keyboard.type("nbarux")
-    view.keyboard.press("Escape")
-    view.keyboard.press("r")
-    view.get_by_text(f"#3 · {names[2]} · your label: regular").wait_for()
-    assert catalog.verdicts().iloc[-1]["comment"] == "nbarux"
-    view.keyboard.press("Control+z")
+    press("Control+z")
     view.get_by_text("undone ✓").wait_for()
-    view.get_by_text(f"#3 · {names[2]} · no label yet").wait_for()
-    view.get_by_role("gridcell", name=names[5]).click()
-    view.get_by_text(f"#6 · {names[5]} · no label yet").wait_for()
-    latent = view.locator(".bk-Canvas").last.bounding_box()
-    view.mouse.click(latent["x"] + 0.3 * latent["width"], latent["y"] + 0.3 * latent["height"])
-    view.get_by_text(f"#6 · {names[5]}").wait_for(state="detached")
+    says(view, "yours: regular")  # what stood there before
+    press("u")
+    says(view, "no verdict yet")
+    view.get_by_text("19 of ").first.wait_for()
+    here = view.url
+    view.reload()
+    shown(view)
+    view.get_by_text("19 of ").first.wait_for()
+    assert view.url == here  # the object that was looked at
+    press("b")
+    says(view, "yours: anomaly 3")
 
-    dark = open_page(browser, address, problems, color_scheme="dark")
-    background = dark.evaluate("getComputedStyle(document.body).backgroundColor")
+    press("?")
+    help_page = view.get_by_role("dialog", name="Keys")
+    help_page.get_by_text("undo my last verdict").wait_for()
+    press("4")  # not while the help is open
+    press("Escape")
+    help_page.wait_for(state="hidden")
+    press("z")
+    view.keyboard.type("2.5")
+    press("Escape")
+    view.wait_for_url(re.compile("redshift=2.5"))
+    press("s")
+    view.wait_for_url(re.compile("smoothing=1"))
+    assert len(catalog.verdicts(user="vera")) == 42
+    press("g")
+    view.get_by_text("ranked again by").wait_for()
+    view.get_by_text("Ranked again", exact=True).click()
+    view.get_by_text("labelled: anomaly").first.wait_for()
+    view.get_by_text("Progress and recall", exact=True).click()
+    view.get_by_text("May we stop?").wait_for()
+    assert problems == []
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(240)
+def test_people_are_blind_until_they_vote_and_locked_when_the_server_is_gone(server, browser, ranked, tmp_path):
+    address, process, catalog = server
+    problems = []
+    names = [str(i) for i in ranked["targetid"].values]
+    path = f"?targetid={names[1]}"  # its reasons are a script: shown, not run
+    edwin = log_in(browser, address, "edwin", problems, path, color_scheme="dark")
+    edwin.get_by_role("button", name="Got it").click()
+    edwin.goto(address + path)
+    shown(edwin)
+    edwin.get_by_text("<script>window.hacked=1</script> first", exact=False).or_(
+        edwin.get_by_text("‹script>window.hacked=1‹/script> first", exact=False)
+    ).first.wait_for()
+    edwin.wait_for_timeout(500)
+    assert edwin.evaluate("window.hacked") is None
+    said_before = catalog.verdicts(targetid=int(names[1]), user="vera")["is_current"].any()
+    assert "vera" not in edwin.locator("#main").inner_text()
+    edwin.get_by_role("button", name="Artefact (x)").click()
+    says(edwin, "yours: artefact")
+    if said_before:
+        edwin.get_by_text("vera: ").wait_for()
+    background = edwin.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(int(part) for part in re.findall(r"\d+", background)[:3]) < 80
-    dark.screenshot(path=tmp_path / "dark.png")
-    size = dark.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    edwin.screenshot(path=tmp_path / "dark.png")
+    size = edwin.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert size == [1366, 768]  # nothing is cut off
+
+    bob = log_in(browser, address, "bob", problems)
+    bob.get_by_text("you may look, not vote").wait_for()
+    bob.keyboard.press("4")  # as a forged message would
+    bob.get_by_text("'bob' is a viewer and may not store verdicts").wait_for()
+    assert len(catalog.verdicts(user="bob")) == 0
     assert problems == []
     assert b" 403 " in answer_to_foreign_page(address)
 
     process.terminate()
-    view.get_by_text("The connection to the server is lost").wait_for()
+    edwin.get_by_text("The connection to the server is lost").wait_for()
+    assert edwin.evaluate("document.getElementById('main').inert")

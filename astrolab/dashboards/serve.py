@@ -8,15 +8,17 @@ from html import escape
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
 import panel as pn
 from bokeh.models import CustomJS
 from panel.template import VanillaTemplate
 
+from astrolab.dashboards.cache import SpectrumCache
 from astrolab.dashboards.login import oauth_login, password_login
 from astrolab.dashboards.state import VettingState
-from astrolab.dashboards.vetting import vetting_layout
+from astrolab.dashboards.vetting import empty_view, vetting_layout
 from astrolab.runs.manifest import verify_run
-from astrolab.stores.catalog import open_catalog
+from astrolab.stores.catalog import CatalogError, open_catalog
 from astrolab.vetting.campaigns import open_campaign
 from astrolab.vetting.run_folder import RunFolderError, open_run, ranking_columns
 
@@ -61,12 +63,13 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
         If the port is taken.
     """
     runs = [open_verified(run_dir) for run_dir in run_dirs]
+    regions = [_read_regions(run_dir) for run_dir in run_dirs]
     login = _login(auth, users_path)
     with open_catalog() as catalog:
         role_of = getattr(login.get("auth_provider"), "role_of", lambda user: catalog.role_of(user) or "viewer")
         port = _free_port(port)
         server = pn.serve(
-            _pages(runs, catalog, role_of if login else None),
+            _pages(runs, regions, catalog, role_of if login else None),
             address=HOST,
             port=port,
             websocket_origin=[f"{HOST}:{port}", f"localhost:{port}"],
@@ -142,19 +145,26 @@ def _login(auth, users_path):
     }
 
 
-def _pages(runs, catalog, role_of):
+def _read_regions(run_dir):
+    """Return the named regions of a run's objects, or None where they were not explained."""
+    path = Path(run_dir) / "explanations.parquet"
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def _pages(runs, regions, catalog, role_of):
     """Return the page of each address; without `role_of`, everyone is the login name of this process."""
     owner = getpass.getuser()
     campaigns = [
         open_campaign(catalog, run.run_id, ranking_columns(run.ranked), model_version=run.model_version, user=owner)
         for run in runs
     ]
+    caches = [SpectrumCache(run.ranked, named) for run, named in zip(runs, regions, strict=True)]
 
-    def make_page(run, campaign):
+    def make_page(run, spectra, campaign):
         user, role = (owner, "admin") if role_of is None else (pn.state.user, role_of(pn.state.user))
-        return page(run, catalog, user, campaign.session(user, role))
+        return page(run, spectra, campaign.session(user, role) if len(spectra.table) else None)
 
-    pages = [lambda pair=pair: make_page(*pair) for pair in zip(runs, campaigns, strict=True)]
+    pages = [lambda parts=parts: make_page(*parts) for parts in zip(runs, caches, campaigns, strict=True)]
     if len(pages) == 1:
         return {"/": pages[0]}
     return {"/": lambda: _index(runs)} | {f"/{number}": page for number, page in enumerate(pages, start=1)}
@@ -168,37 +178,70 @@ def _index(runs):
     return template
 
 
-def page(run, catalog, user, session=None):
+def page(run, spectra, session):
     """Make the page of one session.
 
     Parameters
     ----------
     run : astrolab.vetting.run_folder.VettableRun
         What to vet.
-    catalog : Catalog
-        Where verdicts go.
-    user : str
-        Whose they are.
-    session : astrolab.vetting.sessions.Session, optional
-        The same person's session: it then stores their verdicts, as far as their role allows.
+    spectra : astrolab.dashboards.cache.SpectrumCache
+        Its spectra, shared by all pages.
+    session : astrolab.vetting.sessions.Session or None
+        The person's session; None where there is nothing to vet.
 
     Returns
     -------
     panel.template.VanillaTemplate
     """
-    about = {"run_id": run.run_id, "user": user, "model_version": run.model_version}
-    state = VettingState(run.ranked, catalog, session=session, **about)
     asked = {name: values[0].decode("utf-8", "replace") for name, values in (pn.state.session_args or {}).items()}
     theme = "dark" if asked.get("theme") == "dark" else "default"
-    state.targetid = asked.get("targetid", state.targetid)
-    template = _Page(title=f"AstroLab vetting · {run.run_id} · vetter: {user}", theme=theme)
-    template.main.append(vetting_layout(state, run.ranking))
-    if pn.state.location is not None:  # a reload, or a link, comes back to this object
-        state.param.watch(lambda event: pn.state.location.update_query(targetid=event.new), "targetid")
+    who = f" · {session.role}: {session.user}" if session else ""
+    template = _Page(title=f"AstroLab vetting · {run.run_id}{who}", theme=theme)
+    template.main.append(_content(run, spectra, session, asked))
     if pn.state.curdoc is not None:
-        lost = CustomJS(code="document.body.classList.add('is-disconnected')")
-        pn.state.curdoc.js_on_event("connection_lost", lost)
+        pn.state.curdoc.js_on_event("connection_lost", CustomJS(code="window.lose_connection()"))
     return template
+
+
+def _content(run, spectra, session, asked):
+    """Return what a page shows: the objects, or why there is none to be seen."""
+    if session is None:
+        return empty_view(run.run_id)
+    try:
+        state = VettingState(spectra, session, run_id=run.run_id)
+    except CatalogError as error:
+        return pn.pane.HTML(
+            f"<h3>The catalog of verdicts does not answer</h3><p>{escape(str(error))}</p>"
+            "<p>Nothing is lost. Reload this page once it is back.</p>"
+        )
+    _follow_address(state, asked)
+    return vetting_layout(state, run.ranking)
+
+
+def _follow_address(state, asked):
+    """Go where the address leads, and keep it, so that a reload or a link comes back to this object and view."""
+    state.targetid = asked.get("targetid", state.targetid)
+    if asked.get("place", "").isdecimal():  # an object that is shown again has two places
+        state.go_to_place(int(asked["place"]) - 1)
+    for name, kind in (("redshift", float), ("smoothing", int)):
+        try:
+            setattr(state, name, kind(asked[name]))
+        except (KeyError, ValueError):  # not asked for, or no such number: as it is
+            continue
+    location = pn.state.location
+    if location is not None:
+
+        def keep(*_):
+            is_moved = state.redshift != state.redshift_ranked
+            location.update_query(
+                targetid=state.targetid,
+                place=state.position + 1,
+                redshift=state.redshift if is_moved else None,
+                smoothing=state.smoothing or None,
+            )
+
+        state.param.watch(keep, ["position", "redshift", "smoothing"])
 
 
 class _Page(VanillaTemplate):

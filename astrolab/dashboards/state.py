@@ -1,13 +1,20 @@
 """What a vetter is doing, in one place: the views read it and change it, and know nothing of each other."""
 
+import time
+from uuid import uuid4
+
 import numpy as np
+import pandas as pd
 import param
 
-from astrolab.plots import ranking_table
-from astrolab.schema import OBJECT
+from astrolab.dashboards.order import merged_order, rank_by_labels
+from astrolab.lines import lines_between
 from astrolab.stores.catalog import CatalogError
 
-_SHOWN = ("reasons", "redshift", "snr", "spectype", "ra", "dec")
+STANDARD_COMMENTS = ("BAL", "DLA", "two objects", "blazar", "lens", "bad sky")
+SPECTYPES = ("", "QSO", "GALAXY", "STAR", "unknown")
+REDSHIFT_STEP = 0.001  # of 1 + z: 300 km/s
+_DRAFT = ("flags", "spectype", "tags", "comment")
 
 
 class VettingState(param.Parameterized):
@@ -15,144 +22,322 @@ class VettingState(param.Parameterized):
 
     Parameters
     ----------
-    ranked : xarray.Dataset
-        The spectra to vet, in rank order.
-    catalog : astrolab.stores.catalog.Catalog
-        Where verdicts are stored, at the moment they are given.
-    run_id, user, model_version : str
-        What every verdict is stored with.
-    session : astrolab.vetting.sessions.Session, optional
-        The same person's session; without one, verdicts go to the catalog as they are.
+    spectra : astrolab.dashboards.cache.SpectrumCache
+        The spectra to vet.
+    session : astrolab.vetting.sessions.Session
+        The person's session: it stores their verdicts, at the moment they are given, as far as their role allows.
+    run_id : str
+        The run, as it is shown.
 
     Attributes
     ----------
-    index : int
-        The object looked at; 0 is the strangest.
+    position : int
+        The place in this person's queue that is looked at.
+    order : list of int
+        The places in the order in which they come.
     targetid : str
-        The same, as the address of a page names it; setting an unknown one changes nothing.
-    comment : str
-        Typed, and stored with the next verdict.
+        The object there, as the address of a page names it; setting an unknown one changes nothing.
+    redshift : float
+        At which lines are drawn; stored as inspected where it is not the ranking's. None is unknown.
     smoothing : int
         Sigma in pixels of the spectrum's smoothing.
-    labels : dict
-        Row -> this user's label that stands, as stored.
+    is_observed, with_lines, with_model, with_masks : bool
+        What the spectrum's plot shows.
+    line : str
+        The spectral line that the plot is zoomed on; empty shows the whole spectrum.
+    flags, spectype, tags, comment : list, str, list, str
+        What goes with the next verdict; tags are standard comments.
+    verdicts : dict
+        Place -> this person's verdict that stands there, as stored.
+    moves : pandas.DataFrame or None
+        What the last re-ranking moved.
     message : str
         What became of the last click: the stored tick with its time, or why nothing was stored.
     is_error : bool
         The message is an error.
     """
 
-    index = param.Integer(default=0, bounds=(0, None))
+    position = param.Integer(default=0, bounds=(0, None))
+    order = param.List(default=[])
     targetid = param.String(default="")
-    comment = param.String(default="")
+    redshift = param.Number(default=None, allow_None=True, bounds=(-0.5, 20))
     smoothing = param.Integer(default=0, bounds=(0, 10))
-    labels = param.Dict(default={})
+    is_observed = param.Boolean(default=False)
+    line = param.String(default="")
+    with_lines = param.Boolean(default=True)
+    with_model = param.Boolean(default=True)
+    with_masks = param.Boolean(default=True)
+    flags = param.List(default=[])
+    spectype = param.Selector(default="", objects=list(SPECTYPES))
+    tags = param.List(default=[])
+    comment = param.String(default="")
+    verdicts = param.Dict(default={})
+    moves = param.Parameter(default=None)
     message = param.String(default="")
     is_error = param.Boolean(default=False)
 
-    def __init__(self, ranked, catalog, *, run_id, user, model_version="", session=None):
+    def __init__(self, spectra, session, *, run_id):
         super().__init__()
-        self.ranked = ranked
-        self.table = ranking_table(ranked)
-        for name in _SHOWN:
-            if name not in self.table:
-                raise ValueError(f"ranked has no {name!r}, expected what rank_anomalies(model, spectra) returns.")
-        self.run_id, self.user, self.model_version = run_id, user, model_version
-        self._catalog, self._session = catalog, session
-        self._row_of = {name: row for row, name in enumerate(self.table["name"])}
-        self._spectrum = (None, None)
-        self._standing = None  # this user's verdicts that stand, oldest first
-        self._read_labels()
-        self._follow_index()
+        self.spectra, self.session, self.run_id = spectra, session, run_id
+        self.may_write = session.role != "viewer"
+        rows = {}
+        for row, (targetid, survey) in enumerate(zip(self.table["targetid"], self._surveys(), strict=True)):
+            rows[int(targetid), survey] = row
+        self.row_of = [rows[slot.targetid, slot.survey] for slot in session.queue]
+        self._places = {}
+        for slot in reversed(session.queue):  # the first place of each object is the last one set
+            self._places[str(slot.targetid)] = slot.position
+        self._position_of, self._drafts, self._page = {}, {}, uuid4().hex
+        self.started, self.n_stored, self.seconds = time.monotonic(), 0, []
+        self.order = [slot.position for slot in session.queue]
+        self._read_verdicts()
+        self._shown_at = self._shown = None
+        first = next((at for at in self.order if at not in self.verdicts), 0)  # go on where one stopped
+        if first:
+            self.position = first
+        else:
+            self._follow_position()
 
     @property
-    def n_objects(self):
-        """How many spectra there are to vet."""
-        return len(self.table)
+    def table(self):
+        """What is known of each object, by row."""
+        return self.spectra.table
 
     @property
-    def n_labelled(self):
-        """How many of them this user has labelled."""
-        return len(self.labels)
+    def row(self):
+        """The row of the object that is looked at."""
+        return self.row_of[self.position]
 
     @property
     def current(self):
-        """The row of the ranking that is looked at."""
-        return self.table.iloc[self.index]
+        """What is known of the object that is looked at."""
+        return self.table.iloc[self.row]
 
     @property
-    def spectrum(self):
-        """The spectrum that is looked at, in memory."""
-        row, spectrum = self._spectrum
-        if row != self.index:
-            spectrum = self.ranked.isel({OBJECT: self.index}).load()
-            self._spectrum = (self.index, spectrum)
-        return spectrum
+    def verdict(self):
+        """The person's verdict that stands here, or None."""
+        return self.verdicts.get(self.position)
+
+    @property
+    def redshift_ranked(self):
+        """The redshift that the object was ranked at; None is unknown."""
+        redshift = float(self.current["redshift"])
+        return redshift if np.isfinite(redshift) else None
+
+    # --- where to look
 
     def step(self, by):
-        """Go on by some objects, or back; stop at the ends."""
-        if self.n_objects:
-            self.index = int(np.clip(self.index + by, 0, self.n_objects - 1))
+        """Go on by some places, or back; stop at the ends."""
+        place = self.order.index(self.position) + by
+        if place >= len(self.order):
+            self._say("this is the end of your queue")
+        self.position = self.order[int(np.clip(place, 0, len(self.order) - 1))]
 
-    def label(self, word):
-        """Store a label of the current object, with the comment; ``message`` then says so, or why not."""
+    def go_to_row(self, row):
+        """Go to the place at which an object comes first."""
+        self.targetid = self.table["name"].iloc[row]
+
+    def go_to_place(self, position):
+        """Go to a place of the queue, if the object there is the one that is looked at."""
+        queue = self.session.queue
+        if position < len(queue) and str(queue[position].targetid) == self.targetid:
+            self.position = position
+
+    def step_redshift(self, by):
+        """Move the redshift by some steps of 300 km/s."""
+        if self.redshift is not None:
+            low, high = self.param.redshift.bounds
+            self.redshift = round(min(max((1 + self.redshift) * (1 + REDSHIFT_STEP) ** by - 1, low), high), 6)
+
+    def step_line(self, by):
+        """Zoom on the next of the major lines that the spectrum covers; after the last, the whole spectrum."""
+        redshift = self.redshift or 0.0
+        low, high = self.spectra.observed_range(self.redshift_ranked)
+        lines = lines_between(low / (1 + redshift), high / (1 + redshift), only_major=True)
+        names = ["", *(line.name for line in lines)]
+        here = names.index(self.line) if self.line in names else 0
+        self.line = names[(here + by) % len(names)]
+
+    def redshift_choices(self):
+        """Return the redshifts known of the object, the ranking's first: a list of (name, redshift)."""
         row = self.current
+        names = ["redshift", "redshift_best"]
+        names += [name for name in row.index if name.startswith("redshift_") and name[9:].isdigit()]
+        known = {name: float(row[name]) for name in names if name in row.index and np.isfinite(row[name])}
+        return list(known.items())
 
-        def store():
-            targetid, survey = int(row["targetid"]), str(row.get("survey", ""))
-            if self._session is not None:
-                verdict = self._session.store_verdict(targetid, word, survey=survey, comment=self.comment)
-            else:
-                about = {"user": self.user, "survey": survey, "model_version": self.model_version}
-                verdict = self._catalog.add_verdict(self.run_id, targetid, word, comment=self.comment, **about)
-            return verdict, f"stored ✓ {verdict.time:%H:%M:%S} UTC — {row['name']}: {word}"
+    def next_redshift(self):
+        """Take the next of the redshifts known of the object."""
+        values = [value for _, value in self.redshift_choices()]
+        if values:
+            here = values.index(self.redshift) if self.redshift in values else -1
+            self.redshift = values[(here + 1) % len(values)]
 
-        if self._attempt(store):
-            self.comment = ""
+    def reset_redshift(self):
+        """Go back to the redshift that the object was ranked at."""
+        self.redshift = self.redshift_ranked
 
-    def undo(self):
-        """Take back the last of this user's verdicts that stands; a new event, nothing is deleted."""
-        if not len(self._standing):
-            self.param.update(message="nothing to undo", is_error=False)
-            return
-        last = self._standing.iloc[-1]
+    # --- what is said
 
-        def store():
-            if self._session is not None:
-                event = self._session.undo_verdict(int(last["id"]))
-            else:
-                event = self._catalog.undo(int(last["id"]), user=self.user)
-            return event, f"undone ✓ {event.time:%H:%M:%S} UTC — {last['targetid']}: {last['label']}"
+    def toggle_flag(self, flag):
+        """Set or clear a flag, which goes with the next verdict."""
+        self.flags = [one for one in self.flags if one != flag] if flag in self.flags else [*self.flags, flag]
 
-        if self._attempt(store):
-            self.index = self._row_of.get(str(last["targetid"]), self.index)
+    def store(self, label=None, quality=None, event=None):
+        """Store a verdict on the object that is looked at; a quality also goes on to the next one.
 
-    def _attempt(self, store):
-        """Store something; the message is set only when it is committed, or has failed."""
+        What was said there before and is not said anew stays; ``message`` tells what became of it.
+
+        Parameters
+        ----------
+        label, quality : str, int, optional
+            One of the two.
+        event : str, optional
+            The browser's name of the key stroke: sent twice, it is stored once.
+        """
+        before = self.verdict or {}
+        position, slot = self.position, self.session.queue[self.position]
+        said = {"label": before.get("label", "") if label is None else label}
+        said["quality"] = before.get("quality") if quality is None else quality
+        said |= {"flags": " ".join(self.flags), "spectype": self.spectype, "comment": self._comment()}
+        said["redshift"] = self.redshift if self._is_moved() else None
+        said["seconds_spent"] = round(time.monotonic() - self._shown_at, 1)
+        about = {"survey": slot.survey, "position": position, "key": f"{self._page}/{event or uuid4().hex}"}
+        word = said["label"] if label is not None else f"quality {quality}"
+
+        verdict = self._attempt(lambda: self.session.store_verdict(slot.targetid, **about, **said))
+        if verdict is not None:
+            self._position_of[verdict.id] = position
+            self._drafts.pop(position, None)
+            self._shown = self._draft()
+            self.n_stored += 1
+            self.seconds.append(said["seconds_spent"])
+            self._keep(position, vars(verdict))
+            self._say(f"stored ✓ {verdict.time:%H:%M:%S} UTC: {slot.targetid}, {word}")
+            if quality is not None:
+                self.step(1)
+
+    def undo(self, event=None):
+        """Take back the last of this person's verdicts that stands; a new event, nothing is deleted."""
+
+        def act():
+            undone = self.session.undo_verdict(key=f"{self._page}/{event}" if event else None)
+            position = self._position_of.get(undone.undoes, self._places[str(undone.targetid)])
+            return undone, position, self.session.verdict_at(position)
+
+        done = self._attempt(act)
+        if done is not None:
+            undone, position, before = done
+            self._drafts.pop(position, None)
+            self._keep(position, before)
+            self.position = position
+            self._show_said()
+            self._say(f"undone ✓ {undone.time:%H:%M:%S} UTC: {undone.targetid}")
+
+    def rank_again(self, of="mine"):
+        """Rank again by this person's labels, or by what people agree on, and put the queue in the new order."""
+
+        def act():
+            labels = self.session.consensus_labels() if of == "consensus" else self.session.my_labels()
+            if len({word == "anomaly" for word in labels.values() if word != "unsure"}) < 2:
+                raise ValueError("to rank again, label at least one anomaly and one regular object or artefact.")
+            return len(labels), *rank_by_labels(self.table, labels)
+
+        done = self._attempt(act)
+        if done is not None:
+            n_labels, rows, self.moves = done
+            self.order = merged_order(self.order, set(self.verdicts), self.row_of, rows)
+            self._say(f"ranked again by {n_labels} labels: see 'Ranked again'")
+
+    def _attempt(self, act):
+        """Return what the service answers, or None where it refuses: then the message says why."""
         try:
-            _, message = store()
+            return act()
         except (CatalogError, PermissionError, ValueError) as error:
-            self.param.update(message=f"NOT stored: {error}", is_error=True)
-            return False
-        self._read_labels()
-        self.param.update(message=message, is_error=False)
-        return True
+            self._say(f"NOT done: {error}", is_error=True)
+            return None
 
-    def _read_labels(self):
-        events = self._catalog.verdicts(self.run_id, user=self.user)
-        mine = events[events["undoes"].isna()]
-        taken_back = events["undoes"].dropna()
-        self._standing = mine[~mine["id"].isin(taken_back)]
-        current = mine[mine["is_current"]]
-        pairs = zip(current["targetid"], current["label"], strict=True)
-        rows = ((self._row_of.get(str(targetid)), word) for targetid, word in pairs)
-        self.labels = {row: word for row, word in rows if row is not None}
+    def _say(self, message, is_error=False):
+        self.param.update(message=message, is_error=is_error)
 
-    @param.depends("index", watch=True)
-    def _follow_index(self):
-        if self.n_objects:
-            self.targetid = self.current["name"]
+    def _is_moved(self):
+        return self.redshift is not None and self.redshift != self.redshift_ranked
+
+    def _comment(self):
+        return "; ".join([*self.tags, *([self.comment] if self.comment else [])])
+
+    def _keep(self, position, verdict):
+        kept = {place: said for place, said in self.verdicts.items() if place != position}
+        self.verdicts = kept if verdict is None else kept | {position: _plain(verdict)}
+
+    def _read_verdicts(self):
+        """Read what this person said: one query, and one more for each place of an object that is shown twice."""
+        mine = self.session.my_verdicts()
+        mine = mine[mine["is_current"]].set_index(["targetid", "survey"])
+        last = mine.to_dict("index")
+        queue = self.session.queue
+        twice = {(slot.targetid, slot.survey) for slot in queue if self._places[str(slot.targetid)] != slot.position}
+        found = {}
+        for slot in queue:
+            name = (slot.targetid, slot.survey)
+            if name in last:
+                found[slot.position] = self.session.verdict_at(slot.position) if name in twice else last[name]
+        self.verdicts = {place: _plain(said) for place, said in found.items() if said is not None}
+        self._position_of = {said["id"]: place for place, said in self.verdicts.items()}
+
+    def _surveys(self):
+        return self.table["survey"].astype(str) if "survey" in self.table else [""] * len(self.table)
+
+    def _show_said(self):
+        """Show what stands here, or what was typed here and not stored yet."""
+        said = self._drafts.get(self.position)
+        if said is None:
+            tags, comment = _split_comment((self.verdict or {}).get("comment", ""))
+            about = self.verdict or {"flags": "", "spectype": ""}
+            spectype = about["spectype"] if about["spectype"] in SPECTYPES else ""
+            said = {"flags": about["flags"].split(), "spectype": spectype, "tags": tags, "comment": comment}
+        redshift = (self.verdict or {}).get("redshift")
+        self.param.update(**said, redshift=self.redshift_ranked if redshift is None else redshift)
+        self._shown = self._draft()
+
+    def _draft(self):
+        return {name: getattr(self, name) for name in _DRAFT}
+
+    def _keep_draft(self, position):
+        if self._draft() != self._shown:
+            self._drafts[position] = self._draft()
+            self._say(
+                "kept, but NOT stored yet: flags, class or comment of the last object need a verdict", is_error=True
+            )
+
+    @param.depends("position", watch=True)
+    def _follow_position(self):
+        if self._shown_at is not None and self._before != self.position:
+            self._keep_draft(self._before)
+        self._before, self._shown_at = self.position, time.monotonic()
+        self._show_said()
+        self.targetid = self.current["name"]
+        place = self.order.index(self.position)
+        self.spectra.prefetch([self.row_of[near] for near in self.order[max(place - 1, 0) : place + 3]])
 
     @param.depends("targetid", watch=True)
     def _follow_targetid(self):
-        self.index = self._row_of.get(self.targetid, self.index)
+        if self.targetid != self.current["name"]:
+            self.position = self._places.get(self.targetid, self.position)
+
+
+def _plain(verdict):
+    """Return what of a stored verdict is shown."""
+    names = ("id", "time", "label", "quality", "flags", "spectype", "redshift", "comment")
+    said = {name: verdict[name] for name in names}
+    said["quality"] = None if pd.isna(said["quality"]) else int(said["quality"])
+    said["redshift"] = None if pd.isna(said["redshift"]) else float(said["redshift"])
+    return said
+
+
+def _split_comment(text):
+    """Return the standard comments at the beginning of a comment, and the rest."""
+    tags, parts = [], text.split("; ") if text else []
+    while parts and parts[0] in STANDARD_COMMENTS:
+        tags.append(parts.pop(0))
+    return tags, "; ".join(parts)

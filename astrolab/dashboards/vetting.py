@@ -1,27 +1,35 @@
 """The vetting page: look at the ranked spectra one after the other, and say what they are."""
 
 import getpass
+from hashlib import sha256
+from html import escape
 
 import panel as pn
 
+from astrolab.dashboards.cache import SpectrumCache
+from astrolab.dashboards.facts import facts_view
+from astrolab.dashboards.keyboard import keyboard_view
+from astrolab.dashboards.latent_map import latent_view
+from astrolab.dashboards.neighbours import neighbours_view
+from astrolab.dashboards.progress import campaign_view, learning_view, progress_view
+from astrolab.dashboards.spectrum_card import spectrum_view
 from astrolab.dashboards.state import VettingState
-from astrolab.dashboards.views import (
-    empty_view,
-    facts_view,
-    help_view,
-    keyboard_view,
-    label_view,
-    latent_view,
-    progress_view,
-    spectrum_view,
-    table_view,
-)
+from astrolab.dashboards.tables import queue_view, ranking_view
+from astrolab.dashboards.team import team_view
+from astrolab.dashboards.verdict_form import verdict_view
 from astrolab.stores.catalog import open_catalog
+from astrolab.vetting.campaigns import open_campaign
+from astrolab.vetting.run_folder import ranking_columns
 
 pn.extension("tabulator", inline=True)
 
+_TABS = """
+.bk-tab { padding: 2px 10px !important; font-size: 13px; color: var(--panel-on-background-color) !important; }
+.bk-tab.bk-active { font-weight: 700; background: transparent !important; border-bottom: 3px solid #0072B2 !important; }
+"""
 
-def vetting_app(ranked, *, run_id="notebook", catalog=None, user=None, ranking=None, model_version=""):
+
+def vetting_app(ranked, *, run_id=None, catalog=None, user=None, ranking=None, model_version=""):
     """Make the page on which a person vets ranked spectra.
 
     Parameters
@@ -30,7 +38,7 @@ def vetting_app(ranked, *, run_id="notebook", catalog=None, user=None, ranking=N
         What `rank_anomalies` gives: dims ``(object, wavelength_rest)``, Å, in rank order; ``flux``, ``ivar``,
         ``flux_model``, ``latent``. Pixels with ``ivar == 0`` are left out of the plots.
     run_id : str, optional
-        Verdicts are stored, and found again, under this name.
+        Verdicts are stored, and found again, under this name; by default "notebook" and a hash of the objects.
     catalog : Catalog, optional
         Where verdicts go; by default what `open_catalog` opens.
     user : str, optional
@@ -48,18 +56,19 @@ def vetting_app(ranked, *, run_id="notebook", catalog=None, user=None, ranking=N
     Raises
     ------
     ValueError
-        If `ranked` is not a ranking.
+        If `ranked` is not a ranking, or `run_id` is of other objects.
     CatalogError
         If the catalog cannot be opened.
     """
-    state = VettingState(
-        ranked,
-        catalog if catalog is not None else open_catalog(),
-        run_id=run_id,
-        user=user or getpass.getuser(),
-        model_version=model_version,
-    )
-    return vetting_layout(state, ranking)
+    spectra = SpectrumCache(ranked)
+    if run_id is None:
+        run_id = f"notebook {sha256(','.join(sorted(spectra.table['name'])).encode()).hexdigest()[:8]}"
+    if not len(spectra.table):
+        return empty_view(run_id)
+    user = user or getpass.getuser()
+    catalog = catalog if catalog is not None else open_catalog()
+    campaign = open_campaign(catalog, run_id, ranking_columns(ranked), model_version=model_version, user=user)
+    return vetting_layout(VettingState(spectra, campaign.session(user, "admin"), run_id=run_id), ranking)
 
 
 def vetting_layout(state, ranking=None):
@@ -76,14 +85,44 @@ def vetting_layout(state, ranking=None):
     -------
     panel.Column
     """
-    if not state.n_objects:
-        return pn.Column(empty_view(state.run_id), sizing_mode="stretch_width")
-    left = pn.Column(progress_view(state), table_view(state), width=385, margin=(0, 8, 0, 0))
-    middle = pn.Column(spectrum_view(state), facts_view(state), sizing_mode="stretch_width", min_width=480, margin=0)
-    right = pn.Column(label_view(state), latent_view(state, ranking), width=320, margin=(0, 0, 0, 8))
-    return pn.Column(
-        pn.Row(left, middle, right, sizing_mode="stretch_width", margin=0),
-        pn.Row(help_view(), keyboard_view(state), sizing_mode="stretch_width", margin=0),
+    tables = _tabs([("My queue", queue_view(state)), ("By rank", ranking_view(state))])
+    left = pn.Column(progress_view(state), tables, width=345, margin=(0, 6, 0, 0))
+    middle = pn.Column(
+        spectrum_view(state),
+        facts_view(state),
+        neighbours_view(state),
         sizing_mode="stretch_width",
+        min_width=480,
         margin=0,
     )
+    right = pn.Column(verdict_view(state), latent_view(state, ranking), width=305, margin=(0, 0, 0, 6))
+    desk = pn.Row(left, middle, right, sizing_mode="stretch_width", margin=0)
+    campaign, read_campaign = campaign_view(state)
+    pages = [
+        ("Vet (? shows the keys)", desk),
+        ("Ranked again", learning_view(state)),
+        ("Progress and recall", campaign),
+    ]
+    readers = {2: read_campaign}
+    if state.session.role in ("lead", "admin"):
+        team, readers[3] = team_view(state)
+        pages.append(("Agreement", team))
+    tabs = _tabs(pages)
+    tabs.param.watch(lambda event: readers.get(event.new, lambda: None)(), "active")
+    return pn.Column(tabs, keyboard_view(state), sizing_mode="stretch_width", margin=0)
+
+
+def empty_view(run_id):
+    """Return what to do where a ranking has no objects."""
+    return pn.Column(
+        pn.pane.HTML(
+            f"<h3>There is nothing to vet in {escape(run_id)}</h3><p>The ranking holds no objects. Run "
+            "<code>astrolab run rank_anomalies -p spectra_path STORE</code> on a store with spectra, then "
+            "<code>astrolab vet RUN_DIR</code>.</p>",
+            sizing_mode="stretch_width",
+        )
+    )
+
+
+def _tabs(pages):
+    return pn.Tabs(*pages, dynamic=True, stylesheets=[_TABS], sizing_mode="stretch_width", margin=0)

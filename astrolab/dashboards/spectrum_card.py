@@ -1,0 +1,240 @@
+"""The spectrum card: figures that stay, and data sources that are filled anew for each object."""
+
+from functools import partial
+
+import numpy as np
+import panel as pn
+from bokeh.layouts import column
+from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, Range1d
+from bokeh.plotting import figure
+
+from astrolab.dashboards.drawing import draw_soon
+from astrolab.plots.spectra import covered_range, flux_range, masked_runs, place_names, smooth_flux
+from astrolab.plots.style import BLUE, GREY, ORANGE, SKY, VERMILLION
+from astrolab.stores.publish import StoreError
+
+HEIGHT, HEIGHT_RESIDUAL = 285, 125
+_ROW = 0.062  # of the height: a row of line names
+_AROUND_LINE = 0.04  # of its wavelength: what a zoom on a line shows on either side
+_EDGES = {"min_border_left": 62, "min_border_right": 10}
+
+
+def spectrum_view(state):
+    """Return the spectrum card: flux with 1 sigma, masks, reconstruction, residual, line names, and their controls."""
+    card = _Card(state)
+    return pn.Column(card.pane, _controls(state), sizing_mode="stretch_width", margin=0)
+
+
+class _Card:
+    """The two figures of one page."""
+
+    def __init__(self, state):
+        self._state, self._auto = state, (0.0, 1.0)
+        color = SKY if pn.config.theme == "dark" else BLUE
+        names = ("x", "flux", "low", "high", "model", "residual")
+        self._pixels = ColumnDataSource({name: np.array([]) for name in names})
+        self._masks, self._regions = (ColumnDataSource({"x0": [], "x1": [], "text": []}) for _ in range(2))
+        self._lines = ColumnDataSource({name: [] for name in ("x", "name", "at", "y")})
+        self._x_range = Range1d(0, 1)
+        self._flux = self._flux_figure(color)
+        self._residual = self._residual_figure(color)
+        self.pane = pn.pane.Bokeh(
+            column(self._flux, self._residual, sizing_mode="stretch_width", spacing=0),
+            sizing_mode="stretch_width",
+            margin=0,
+        )
+        self.draw()
+        watch = {self._redraw: ["position", "redshift", "smoothing", "is_observed"]}
+        watch |= {self._show_parts: ["with_lines", "with_model", "with_masks"], self._zoom_on_line: ["line"]}
+        for act, names in watch.items():
+            soon = partial(self._soon, act)
+            state.param.watch(soon, names, onlychanged=names != ["line"])  # "the whole spectrum" also where it is named
+
+    def _figure(self, height, **options):
+        one = figure(
+            height=height,
+            x_range=self._x_range,
+            y_range=Range1d(0, 1),
+            tools="xpan,xbox_zoom,box_zoom,xwheel_zoom,reset,save",
+            active_drag="box_zoom",
+            toolbar_location="right",
+            sizing_mode="stretch_width",
+            **_EDGES,
+            **options,
+        )
+        one.toolbar.logo = None
+        one.toolbar.autohide = True
+        one.vstrip(
+            x0="x0", x1="x1", source=self._regions, fill_color=ORANGE, fill_alpha=0.25, line_alpha=0, name="named"
+        )
+        one.vstrip(x0="x0", x1="x1", source=self._masks, fill_color=GREY, fill_alpha=0.3, line_alpha=0, name="masks")
+        return one
+
+    def _flux_figure(self, color):
+        one = self._figure(HEIGHT)
+        one.title.text_font_size, one.axis.axis_label_text_font_size = "13px", "11px"
+        one.yaxis.axis_label = self._state.spectra.flux_label
+        one.extra_y_ranges = {"names": Range1d(0, 1)}
+        band = one.varea("x", "low", "high", source=self._pixels, fill_color=GREY, fill_alpha=0.4)
+        flux = one.step("x", "flux", source=self._pixels, color=color, line_width=1.1, mode="center")
+        model = one.line("x", "model", source=self._pixels, color=VERMILLION, line_width=1.8, name="model")
+        lines = {"source": self._lines, "name": "lines", "y_range_name": "names"}
+        one.segment("x", 0, "x", "y", line_color=GREY, line_dash="dotted", **lines)
+        font = {"text_font_size": "11px", "text_color": GREY, "text_align": "center", "text_baseline": "bottom"}
+        one.text("at", "y", "name", **font, **lines)
+        named, masks = (one.select_one({"name": name}) for name in ("named", "masks"))
+        one.add_tools(HoverTool(renderers=[named], tooltips=[("named region", "@text")]))
+        items = [("flux", flux), ("1σ", band), ("reconstruction", model), ("masked", masks), ("made the score", named)]
+        legend = Legend(items=[LegendItem(label=label, renderers=[what]) for label, what in items])
+        legend.update(orientation="horizontal", padding=0, margin=0, border_line_alpha=0, background_fill_alpha=0)
+        legend.update(label_text_font_size="11px", glyph_height=12, label_height=14, spacing=10)
+        one.add_layout(legend, "above")
+        self._legend = legend
+        one.xaxis.major_label_text_alpha = 0
+        one.xaxis.major_label_text_font_size = "1px"
+        return one
+
+    def _residual_figure(self, color):
+        one = self._figure(HEIGHT_RESIDUAL)
+        one.yaxis.axis_label = "residual (σ)"
+        one.axis.axis_label_text_font_size = "11px"
+        one.hspan(y=[-3, 3], line_color=VERMILLION, line_dash="dashed")
+        one.hspan(y=[0], line_color=GREY)
+        one.step("x", "residual", source=self._pixels, color=color, line_width=0.8, mode="center")
+        return one
+
+    def _soon(self, act, *events):
+        draw_soon(partial(act, *events), self.pane)
+
+    def _redraw(self, *events):
+        if any(event.name == "is_observed" for event in events):
+            self._x_range.update(start=self._auto[0], end=self._auto[1])  # a zoom in another frame means nothing
+        self.draw()
+
+    def draw(self):
+        """Fill the figures with the object that is looked at."""
+        state = self._state
+        try:
+            pixels = state.spectra.spectrum(state.row)
+        except (StoreError, OSError) as error:
+            self._flux.title.text = f"this spectrum cannot be read: {error}"
+            self._pixels.data = {name: np.array([]) for name in self._pixels.data}
+            return
+        known = state.redshift is not None
+        observed = state.spectra.observed(state.redshift_ranked)
+        x = observed if state.is_observed else observed / (1 + (state.redshift if known else 0.0))
+        self._fit_x_range(covered_range(x, pixels.flux))
+        self._fill_pixels(x, pixels)
+        starts, stops = masked_runs(x, pixels.flux)
+        self._masks.data = {"x0": starts, "x1": stops, "text": [""] * len(starts)}
+        self._fill_regions(x[0] / observed[0])
+        self._fill_lines(known)
+        self._flux.title.text = _title(state.current)
+        at = "" if state.is_observed or not known else f" at z = {state.redshift:.5g}"
+        frame = "observed" if state.is_observed else "rest"
+        self._residual.xaxis.axis_label = f"{frame} wavelength{at} (Å)"
+
+    def _fit_x_range(self, covered):
+        """Show all of the object, unless the person has zoomed: then the zoom stays."""
+        span = self._auto[1] - self._auto[0]
+        is_zoomed = abs(self._x_range.start - self._auto[0]) + abs(self._x_range.end - self._auto[1]) > 1e-6 * span
+        self._auto = tuple(map(float, covered))
+        self._x_range.update(reset_start=self._auto[0], reset_end=self._auto[1])
+        if not is_zoomed:
+            self._x_range.update(start=self._auto[0], end=self._auto[1])
+
+    def _fill_pixels(self, x, pixels):
+        shown, shown_err = smooth_flux(pixels.flux, pixels.err, self._state.smoothing)
+        good = np.isfinite(shown)
+        bridge = np.interp(x, x[good], shown[good]) if good.any() else np.zeros_like(x)  # a band knows no gaps
+        half = np.where(good, shown_err, 0)
+        nothing = np.full_like(x, np.nan)
+        model = nothing if pixels.model is None else pixels.model
+        residual = nothing if pixels.model is None else (pixels.flux - pixels.model) / pixels.err
+        columns = {"x": x, "flux": shown, "low": bridge - half, "high": bridge + half}
+        columns |= {"model": model, "residual": residual}
+        self._pixels.data = columns
+        is_seen = (x >= self._x_range.start) & (x <= self._x_range.end)
+        seen = is_seen if (is_seen & np.isfinite(pixels.flux)).sum() > 8 else slice(None)
+        model = None if pixels.model is None else pixels.model[seen]
+        low, high, _ = flux_range(pixels.flux[seen], pixels.err[seen], model, n_rows=0)
+        _set_range(self._flux.y_range, low, low + (high - low) * 1.16)
+        finite = np.abs(residual[np.isfinite(residual)])
+        limit = max(5.0, min(30.0, float(np.quantile(finite, 0.995)) * 1.1)) if len(finite) else 5.0
+        _set_range(self._residual.y_range, -limit, limit)
+
+    def _fill_regions(self, scale):
+        state = self._state
+        to_x = scale * (1 + (state.redshift_ranked or 0))
+        named = state.spectra.regions(state.row)
+        columns = list(zip(*named, strict=True)) if named else [[], [], []]
+        self._legend.items[-1].visible = bool(named)
+        self._regions.data = {"x0": np.array(columns[0]) * to_x, "x1": np.array(columns[1]) * to_x, "text": columns[2]}
+
+    def _fill_lines(self, known):
+        state = self._state
+        redshift = state.redshift if state.is_observed else 0.0
+        placed = place_names(*self._auto, redshift) if known else []
+        self._lines.data = {
+            "x": [x for x, *_ in placed],
+            "name": [name for _, name, *_ in placed],
+            "at": [at for _, _, at, _ in placed],
+            "y": [0.93 - _ROW * row for *_, row in placed],
+        }
+
+    def _show_parts(self, *_):
+        parts = {"lines": self._state.with_lines, "model": self._state.with_model, "masks": self._state.with_masks}
+        for one in (self._flux, self._residual):
+            for name, is_shown in parts.items():
+                for renderer in one.select({"name": name}):
+                    renderer.visible = is_shown
+
+    def _zoom_on_line(self, event):
+        low, high = self._auto
+        if event.new in self._lines.data["name"]:
+            x = self._lines.data["x"][self._lines.data["name"].index(event.new)]
+            low, high = x * (1 - _AROUND_LINE), x * (1 + _AROUND_LINE)
+        self._x_range.update(start=low, end=high)
+        self.draw()
+
+
+def _controls(state):
+    """Return the row of controls below the plot."""
+    redshift = pn.widgets.FloatInput.from_param(
+        state.param.redshift,
+        label="Redshift (z)",
+        step=0.001,
+        format="0.00000",
+        width=105,
+        css_classes=["field-redshift"],
+        margin=(0, 5),
+    )
+    buttons = [
+        ("−", "redshift 300 km/s lower ([)", lambda _: state.step_redshift(-1), 30),
+        ("+", "redshift 300 km/s higher (])", lambda _: state.step_redshift(1), 30),
+        ("other z", "next redshift known of the object (v)", lambda _: state.next_redshift(), 64),
+        ("reset", "back to the redshift that it was ranked at (e)", lambda _: state.reset_redshift(), 52),
+    ]
+    buttons = [
+        pn.widgets.Button(label=label, description=about, on_click=act, width=width, height=30, margin=(17, 2))
+        for label, about, act, width in buttons
+    ]
+    smoothing = pn.widgets.IntSlider.from_param(state.param.smoothing, label="Smoothing, pixels (s, d)", width=150)
+    parts = {"is_observed": "observed (o)", "with_lines": "lines (l)"}
+    parts |= {"with_model": "model (t)", "with_masks": "masks (m)"}
+    toggles = [
+        pn.widgets.Checkbox.from_param(state.param[name], label=label, margin=(0, 4)) for name, label in parts.items()
+    ]
+    grid = pn.Column(pn.Row(*toggles[:2], margin=0), pn.Row(*toggles[2:], margin=0), margin=(4, 4))
+    return pn.Row(redshift, *buttons, smoothing, grid, margin=0, sizing_mode="stretch_width")
+
+
+def _title(row):
+    parts = [row["name"], row["spectype"]]
+    parts += [f"z = {row['redshift']:.4f}" if np.isfinite(row["redshift"]) else "no redshift"]
+    parts += [f"S/N {row['snr']:.1f}"] if np.isfinite(row["snr"]) else []
+    return "  ·  ".join(part for part in map(str, parts) if part)
+
+
+def _set_range(axis, start, end):
+    axis.update(start=start, end=end, reset_start=start, reset_end=end)

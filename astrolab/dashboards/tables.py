@@ -1,0 +1,132 @@
+"""The tables: this person's queue, the ranking, and what a re-ranking moved. Their selection is the object."""
+
+import pandas as pd
+import panel as pn
+from bokeh.models.widgets.tables import NumberFormatter
+
+PAGE_SIZE = 20
+
+# in the page's own colours, light or dark
+_STYLE = """
+.tabulator, .tabulator .tabulator-header, .tabulator .tabulator-header .tabulator-col, .tabulator .tabulator-footer,
+.tabulator .tabulator-tableholder, .tabulator .tabulator-tableholder .tabulator-table, .tabulator-row {
+  background: var(--panel-background-color) !important; color: var(--panel-on-background-color) !important;
+  font-size: 12px;
+}
+.tabulator-row.tabulator-selected { background: #0072B2 !important; color: white !important; }
+.tabulator-row:hover { outline: 1px solid #0072B2; }
+.tabulator .tabulator-footer .tabulator-page {
+  background: var(--panel-surface-color); color: var(--panel-on-background-color) !important;
+}
+.tabulator .tabulator-footer .tabulator-page.active { font-weight: 700; border: 2px solid #0072B2; }
+"""
+_NUMBERS = {"score": "0.00", "z": "0.000", "S/N": "0.0"}
+
+
+def queue_view(state):
+    """Return this person's queue; rank and score are not shown, for they would mark what was drawn at random."""
+    widths = {"place": 42, "targetid": 142, "verdict": 72, "z": 46, "S/N": 46, "type": 60, "first reason": 420}
+    widget = data_table(_queue_rows(state), widths)
+
+    def follow_state(*_):
+        place = state.order.index(state.position)
+        widget.page = place // PAGE_SIZE + 1
+        if widget.selection != [place]:
+            widget.selection = [place]
+
+    def follow_click(event):
+        if event.new:
+            state.position = state.order[event.new[0]]
+        else:
+            follow_state()  # a click on the current row does not leave it
+
+    def follow_verdicts(event):
+        # not by widget.patch: it takes the rows of a later page for those of the first
+        widget.value["verdict"] = [said_in_short(event.new.get(at)) for at in state.order]
+        widget.param.trigger("value")
+
+    def follow_order(*_):
+        widget.value = _queue_rows(state)
+        follow_state()
+
+    state.param.watch(follow_state, "position")
+    state.param.watch(follow_verdicts, "verdicts")
+    state.param.watch(follow_order, "order")
+    widget.param.watch(follow_click, "selection")
+    follow_state()
+    return widget
+
+
+def ranking_view(state):
+    """Return the objects by rank; a click goes to one."""
+    table = state.table
+    shown = pd.DataFrame({"rank": table["anomaly_rank"], "targetid": table["name"]})
+    shown["score"] = table["anomaly_score"].astype("float64")
+    widget = data_table(pd.concat([shown, _facts(table)], axis=1), {"rank": 46, "targetid": 142, "score": 52, "z": 50})
+    widget.param.watch(lambda event: event.new and state.go_to_row(event.new[0]), "selection")
+    return widget
+
+
+def data_table(shown, widths, page_size=PAGE_SIZE, height=590):
+    """Return a table to look at, a page at a time, one row to be selected.
+
+    Parameters
+    ----------
+    shown : pandas.DataFrame
+        Texts, and numbers; texts must be harmless.
+    widths : dict of int
+        Of columns, pixels.
+    page_size, height : int, optional
+        Rows a page; pixels.
+
+    Returns
+    -------
+    panel.widgets.Tabulator
+    """
+    return pn.widgets.Tabulator(
+        shown,
+        show_index=False,
+        disabled=True,
+        selectable=1,
+        pagination="remote",
+        page_size=page_size,
+        widths=widths,
+        formatters={name: NumberFormatter(format=digits) for name, digits in _NUMBERS.items() if name in shown},
+        stylesheets=[_STYLE],
+        # no "tooltip": Tabulator would show a reason's text as HTML, and run what is in it
+        configuration={"columnDefaults": {"headerSort": False}},
+        sizing_mode="stretch_width",
+        height=height,
+        margin=0,
+    )
+
+
+def said_in_short(verdict):
+    """Return a verdict in a word: its label, its quality."""
+    if verdict is None:
+        return ""
+    quality = "" if verdict["quality"] is None else str(verdict["quality"])
+    return " ".join(part for part in (verdict["label"], quality) if part) or "✓"
+
+
+def first_reason(reasons):
+    """Return the first clause of the reasons, the weightiest."""
+    return str(reasons).split("; ")[0]
+
+
+def _queue_rows(state):
+    table = state.table.iloc[[state.row_of[at] for at in state.order]].reset_index(drop=True)
+    shown = pd.DataFrame({"place": range(1, len(table) + 1), "targetid": table["name"]})
+    shown["verdict"] = [said_in_short(state.verdicts.get(at)) for at in state.order]
+    return pd.concat([shown, _facts(table)], axis=1)
+
+
+def _facts(table):
+    return pd.DataFrame(
+        {
+            "z": table["redshift"].astype("float64"),
+            "S/N": table["snr"].astype("float64"),
+            "type": table["spectype"].astype(str).astype(object),
+            "first reason": [first_reason(text) for text in table["reasons"]],
+        }
+    )
