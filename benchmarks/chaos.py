@@ -23,7 +23,11 @@ import astrolab as al
 
 ASTROLAB = [sys.executable, "-c", "from astrolab.cli import main; main()"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-PRODUCTS = ("ranking.parquet", "not_ranked.parquet", "history.csv", "model/weights.safetensors")
+PRODUCTS = (
+    *("ranking.parquet", "not_ranked.parquet", "explanations.parquet", "history.csv", "scale.safetensors"),
+    *("model/weights.safetensors", "model_1/weights.safetensors"),
+)
+SMALL = {"n_wavelength": 200, "n_models": 2, "warm_start": "never", "n_epochs": 3, "n_top": 20, "n_explain": 2}
 VICTIMS = ("worker", "driver", "kernel", "scheduler")
 DAMAGES = {"bit flips": 500, "truncations": 100, "deletions": 100}
 
@@ -52,7 +56,7 @@ def main():
 
 
 def _command(root, run_dir, cluster):
-    given = {"spectra_path": root / "spectra.zarr", "n_wavelength": 300, "n_epochs": 10, "n_top": 20}
+    given = {"spectra_path": root / "spectra.zarr", **SMALL}
     given |= {"n_workers": 2} if cluster == "cpu" else {}
     pairs = [word for name, value in given.items() for word in ("-p", name, str(value))]
     return [*ASTROLAB, "run", "rank_anomalies", *pairs, "--cluster", cluster, "--run-dir", str(run_dir)]

@@ -12,6 +12,7 @@ import dask
 import dask.array as da
 import numpy as np
 from distributed import CancelledError, KilledWorker, get_client
+from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
 
 from astrolab.stores.chunks import SUFFIX, ChunkError, chunk_key, load_chunk, save_chunk
@@ -129,7 +130,7 @@ def _result(future, client):
         return _patiently(future.result, client)
     except KilledWorker:
         return None
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:  # the second: it went away while it answered
         raise ConnectionError(f"the Dask scheduler went away; {_RESUMABLE}") from error
 
 
