@@ -122,7 +122,8 @@ def _as_they_come(tasks, numbers):
             yield futures[future], _result(future, client)
             future.release()
     finally:
-        client.cancel(list(futures))
+        if client.status != "closed":  # it closes itself when it cannot reach its scheduler again
+            client.cancel(list(futures))
 
 
 def _result(future, client):
