@@ -25,7 +25,7 @@ _NUMBERS = {"score": "0.00", "z": "0.000", "S/N": "0.0"}
 
 def queue_view(state):
     """Return this person's queue; rank and score are not shown, for they would mark what was drawn at random."""
-    widths = {"place": 42, "targetid": 142, "verdict": 72, "z": 46, "S/N": 46, "type": 60, "first reason": 420}
+    widths = {"#": 36, "targetid": 142, "verdict": 72, "z": 46, "S/N": 46, "type": 60, "first reason": 420}
     widget = data_table(_queue_rows(state), widths)
 
     def follow_state(*_):
@@ -116,7 +116,7 @@ def first_reason(reasons):
 
 def _queue_rows(state):
     table = state.table.iloc[[state.row_of[at] for at in state.order]].reset_index(drop=True)
-    shown = pd.DataFrame({"place": range(1, len(table) + 1), "targetid": table["name"]})
+    shown = pd.DataFrame({"#": range(1, len(table) + 1), "targetid": table["name"]})
     shown["verdict"] = [said_in_short(state.verdicts.get(at)) for at in state.order]
     return pd.concat([shown, _facts(table)], axis=1)
 

@@ -33,7 +33,7 @@ def verdict_view(state):
         pn.pane.HTML(pn.bind(_current_html, state.param.position, state.param.verdicts, state=state), margin=(2, 10)),
         _row(labels[:2]),
         _row(labels[2:]),
-        _heading("Quality, 0 no signal … 4 certain: stores, goes on"),
+        _heading("Quality: 0 no signal … 4 certain"),
         _row(qualities),
         *_said_with_it(state, locked),
         undo,
@@ -63,7 +63,7 @@ def _said_with_it(state, locked):
         state.param.comment, label="Comment (/)", placeholder="what you see", css_classes=["field-comment"], **wide
     )
     return [
-        _heading("With the next verdict: R bad z, C class, S spectrum"),
+        _heading("With it: R bad z, C class, S spectrum"),
         flags,
         tags,
         pn.Row(spectype, comment, margin=0),
