@@ -85,7 +85,8 @@ def print_shares(table):
             is_class = known[f"spectype{end}"] == known["truth_class"]
             own = pd.DataFrame({"class": is_class, "near": is_near, "both": is_class & is_near})[rows]
             counts[source] = own.groupby(known["truth_class"][rows]).sum()
-        both = pd.concat(counts, axis=1).assign(of=known["truth_class"][rows].value_counts())
+        both = pd.concat(counts, axis=1)
+        both[("of", "")] = known["truth_class"][rows].value_counts()
         print(f"-- strong truth, {name}\n{both.to_string()}")
     stated, is_right = known["probability"].to_numpy(), known["is_right"].to_numpy()
     error = calibration_error(stated[is_held_out], is_right[is_held_out])
