@@ -25,6 +25,7 @@ _WHERE = {
     "models.files": ["save_model", "load_model"],
     "training": ["fit"],
     "anomaly.ranking": ["rank_anomalies", "score_anomalies", "attach_spectra", "add_columns"],
+    "anomaly.measured": ["measured_ranking"],
     "anomaly.scale": ["save_scale", "load_scale"],
     "anomaly.redshifts": ["score_redshifts"],
     "anomaly.absorbers": ["mask_absorbers"],
