@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from importlib.util import find_spec
 
 import dask
@@ -145,7 +146,9 @@ class ClusterClient(Client):
         cluster = self.cluster
         super().close(*args, **kwargs)
         if cluster is not None:
-            cluster.close()
+            # a worker that is busy, or was killed, may not end in time: its work is done or stored, and it dies with us
+            with suppress(TimeoutError):
+                cluster.close()
 
 
 def _start_cpu(n_workers, threads_per_worker, memory_limit):

@@ -137,7 +137,7 @@ def test_quick_run(monkeypatch, capsys):
     assert set(table["table"]) == {"simulated", "injected into simulated"}
     recall = table[(table["metric"] == "recall@P") & table["value"].notna()]
     assert recall["value"].between(0, 1).all()
-    assert {"AstroLab", "random", "1/SNR", "template χ²", "AstroLab: band"} <= set(recall["ranker"])
+    assert {"AstroLab", "random", "1/SNR", "template χ²", "AstroLab: raw"} <= set(recall["ranker"])
     is_snr = (table["metric"] == "Spearman") & (table["subject"] == "snr") & (table["ranker"] == "1/SNR")
     assert table[is_snr]["value"].item() == pytest.approx(-1, abs=0.01)
     assert (table["metric"] == "S50").any()

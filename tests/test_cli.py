@@ -201,7 +201,7 @@ def test_doctor_says_what_works_and_what_to_install(astrolab_says):
     assert code == 0
     for word in ("python", "torch", "cluster gpu", "cluster gateway", "home", "catalog", "runs"):
         assert word in out
-    assert "[hub]" in out
+    assert "[gpu]" in out
     assert not settings().home.exists()  # to look is not to make
 
 
