@@ -254,3 +254,17 @@ def test_a_scale_places_an_object_where_it_was_also_after_it_was_saved(vae, rest
     whole = ranking.set_index("targetid").loc[placed.index]
     np.testing.assert_allclose(placed["anomaly_score"], whole["anomaly_score"], atol=0.05)
     assert list(loaded.rank_of(whole["anomaly_score"])) == pytest.approx(list(whole["anomaly_rank"]), abs=1)
+
+
+def test_a_cosmic_ray_tops_the_pipeline_ranking_and_not_the_science_ranking(vae, rest_quasars):
+    row = int(np.argmin(np.abs(rest_quasars.snr.values - 8)))
+    flux, ivar = rest_quasars.flux.values.copy(), rest_quasars.ivar.values
+    pixel = int(np.argmin(np.abs(rest_quasars.wavelength_rest.values - 2200)))  # at no line
+    assert ivar[row, pixel - 2 : pixel + 3].all()
+    flux[row, pixel] += 150 / np.sqrt(ivar[row, pixel])
+    ranking = al.score_anomalies(vae, rest_quasars.assign(flux=(DIMS, flux))).ranking.set_index("targetid")
+    hit = ranking.loc[int(rest_quasars.targetid[row])]
+    assert hit["raw_rank"] <= 5
+    assert hit["pipeline_rank"] == 1
+    assert hit["anomaly_rank"] > 100
+    assert hit["artefact_evidence"].startswith("spike of a pixel at")

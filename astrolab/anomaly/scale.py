@@ -29,8 +29,9 @@ from astrolab.anomaly.shared import count_places, shared_excess
 SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
 
 # what an artefact explains is taken off: all of the artefact score beyond what one in six ordinary objects has
-_ARTEFACT_WEIGHT = 1.0
 _ARTEFACT_FREE = 1.0
+# from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
+_ARTEFACT_SURE = 5.0
 
 # a trough or a spike is counted as one from here on, in sigma above peers
 _IS_FEATURE = 1.5
@@ -355,7 +356,8 @@ def _robust_fit(terms, score):
 
 def _take_off(combined):
     """Take what an artefact explains off the raw score."""
-    return combined[:, 0] - _ARTEFACT_WEIGHT * np.maximum(combined[:, 1] - _ARTEFACT_FREE, 0)
+    doubt, certainty = (np.maximum(combined[:, 1] - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
+    return combined[:, 0] - doubt - 0.5 * certainty**2
 
 
 def _length(scores):
