@@ -162,6 +162,15 @@ def test_a_verdict_is_stored_at_the_stroke_and_found_again(state, catalog):
     assert again.redshift == row["redshift"]
 
 
+def test_a_verdict_holds_the_class_and_redshift_that_were_looked_at(state, catalog):
+    ranked_at = state.redshift_ranked
+    press(state, "4")
+    (row,) = catalog.verdicts("run").to_dict("records")
+    assert (row["quality"], row["spectype"], row["redshift"]) == (4, "QSO", ranked_at)
+    state.step(-1)
+    assert (state.spectype, state.redshift) == ("", ranked_at)  # nothing was changed
+
+
 def test_a_stroke_that_is_sent_twice_is_stored_once(state, catalog):
     keyboard = keyboard_view(state)
     for _ in range(2):

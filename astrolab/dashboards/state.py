@@ -199,8 +199,9 @@ class VettingState(param.Parameterized):
         position, slot = self.position, self.session.queue[self.position]
         said = {"label": before.get("label", "") if label is None else label}
         said["quality"] = before.get("quality") if quality is None else quality
-        said |= {"flags": " ".join(self.flags), "spectype": self.spectype, "comment": self._comment()}
-        said["redshift"] = self.redshift if self._is_moved() else None
+        # class and redshift are what the person saw and did not object to, also where they changed neither
+        said |= {"flags": " ".join(self.flags), "spectype": self.spectype or self._ranked_class()}
+        said |= {"redshift": self.redshift, "comment": self._comment()}
         said["seconds_spent"] = round(time.monotonic() - self._shown_at, 1)
         about = {"survey": slot.survey, "position": position, "key": f"{self._page}/{event or uuid4().hex}"}
         word = said["label"] if label is not None else f"quality {quality}"
@@ -260,8 +261,10 @@ class VettingState(param.Parameterized):
     def _say(self, message, is_error=False):
         self.param.update(message=message, is_error=is_error)
 
-    def _is_moved(self):
-        return self.redshift is not None and self.redshift != self.redshift_ranked
+    def _ranked_class(self):
+        """Return the class that the object was ranked with, '' where that is none a verdict can name."""
+        ranked = str(self.current["spectype"]) if "spectype" in self.table else ""
+        return ranked if ranked in SPECTYPES else ""
 
     def _comment(self):
         return "; ".join([*self.tags, *([self.comment] if self.comment else [])])
@@ -294,7 +297,8 @@ class VettingState(param.Parameterized):
         if said is None:
             tags, comment = _split_comment((self.verdict or {}).get("comment", ""))
             about = self.verdict or {"flags": "", "spectype": ""}
-            spectype = about["spectype"] if about["spectype"] in SPECTYPES else ""
+            is_changed = about["spectype"] in SPECTYPES and about["spectype"] != self._ranked_class()
+            spectype = about["spectype"] if is_changed else ""
             said = {"flags": about["flags"].split(), "spectype": spectype, "tags": tags, "comment": comment}
         redshift = (self.verdict or {}).get("redshift")
         self.param.update(**said, redshift=self.redshift_ranked if redshift is None else redshift)
