@@ -22,7 +22,7 @@ demo: $(READY) ## simulate a survey, ingest it and rank its strangest objects (a
 	$(BIN)/astrolab run rank_anomalies -p spectra_path demo/spectra.zarr --run-dir demo/run
 	@echo "To look at them in a browser:  $(BIN)/astrolab vet demo/run"
 
-test: $(READY) chromium ## run every test and doctest (under 12 minutes)
+test: $(READY) chromium ## run every test and doctest (about 12 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 lab: $(READY) ## open JupyterLab on notebooks/
@@ -42,7 +42,7 @@ bench: $(READY) ## run the benchmarks: speed, memory and ranking quality
 bench-active: $(READY) ## measure what labels are worth: anomalies found by re-ranking (about 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.active
 
-bench-ranking: $(READY) ## measure the ranking: recall per class and family, against baselines (about 10 minutes)
+bench-ranking: $(READY) ## measure the ranking: recall per class and family, against baselines (about 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ranking
 
 bench-redshift: $(READY) ## measure classes and redshifts: accuracy, calibration, speed (about 5 minutes)
