@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional
 
 QSO, GALAXY, STAR, NOTHING = range(4)
-_N_CLASS = 4
 _SMOOTH = 65  # pixels of the running mean that is taken for the continuum
 
 
