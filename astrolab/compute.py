@@ -18,7 +18,15 @@ _PLAIN_LINK = "{scheme}://{host}:{port}/status"  # Dask's own
 # a worker is one core: libraries that start threads of their own would fight over it
 _ONE_THREAD = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
-} | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+}
+# chunks of spectra are larger than what the C library by itself, and Dask's default more so, hands back to the kernel
+# after each use: half of a worker's time then went into pages that were cleared and mapped again
+_KEPT_BYTES = str(1 << 28)
+_WORKER_ENVIRONMENT = _ONE_THREAD | {
+    "MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
+    "MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
+    "MALLOC_ARENA_MAX": "1",
+}
 
 # a task that killed two workers is computed elsewhere: one that kills a worker while it starts would end its nanny
 _FEW_DEATHS = {"distributed.scheduler.allowed-failures": 1}
@@ -154,7 +162,7 @@ class ClusterClient(Client):
 def _start_cpu(n_workers, threads_per_worker, memory_limit):
     if n_workers is None:
         n_workers = max(1, CPU_COUNT // threads_per_worker)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": _ONE_THREAD, **_FEW_DEATHS}):
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT, **_FEW_DEATHS}):
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=threads_per_worker,
