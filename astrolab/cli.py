@@ -122,11 +122,15 @@ def ingest(
         bool, typer.Option("--overwrite", help="Replace a store that is there, once the new one is whole.")
     ] = False,
 ):
-    """Read survey files into one spectra store; every row is stored or quarantined with its reason."""
+    """Read survey files into one spectra store; each row is stored or quarantined. Killed, the same command goes on."""
     from astrolab.ingest import IngestError, ingest_survey
 
+    _stop_as_interrupt()
     try:
         report = ingest_survey(survey, sources, out, is_strict=strict, overwrite=overwrite)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nastrolab: interrupted; what is finished is kept: type the same again to go on.\n")
+        raise typer.Exit(130) from None
     except IngestError as error:
         _print_ingest(error.report, is_json)
         raise
@@ -138,6 +142,7 @@ def ingest(
 
 def _print_ingest(report, is_json):
     counts = f"rows in {report.rows_in}, rows out {report.rows_out}, rows quarantined {report.rows_quarantined}"
+    counts += f" ({report.rows_resumed} were done before)" if report.rows_resumed else ""
     lines = [f"quarantined {record['path']}: {record['reason']}" for record in report.quarantined]
     store = f"store: {report.store_path}" if report.rows_out else "no store was written"
     lines = [report.to_json()] if is_json else [*lines, counts, store]
@@ -190,53 +195,31 @@ def resume(
     _drive(lambda: resume_run(run_dir), is_json)
 
 
+def _stop_as_interrupt():
+    """Take a batch system's stop for an interrupt: what is finished is kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def _drive(function, is_json):
     """Call what runs or resumes a template, and show what came of it."""
     from astrolab.runs import RunError
+    from astrolab.runs.shown import print_result, to_json
 
-    # a batch system's stop is an interrupt: finish the folder
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_as_interrupt()
     try:
         result = function()
     except RunError as error:
         if is_json:
-            _print_result(error.result)
+            sys.stdout.write(to_json(error.result) + "\n")
         raise
     except KeyboardInterrupt as interrupt:
         note = "".join(f" {note}" for note in getattr(interrupt, "__notes__", []))
         sys.stderr.write(f"astrolab: interrupted; the run folder holds what was done up to there.{note}\n")
         raise typer.Exit(130) from None
     if is_json:
-        _print_result(result)
+        sys.stdout.write(to_json(result) + "\n")
     else:
-        _show_result(result)
-
-
-def _print_result(result):
-    content = {"run_dir": str(result.run_dir), "status": result.status, "products": result.products}
-    sys.stdout.write(json.dumps(content) + "\n")
-
-
-def _show_result(result):
-    console = _console()
-    if "ranking.parquet" in result.products:
-        console.print(_strangest(result.run_dir / "ranking.parquet"))
-    reports = [path for path in result.products if path.endswith(".html") and "/" not in path]
-    console.print(f"run folder: {result.run_dir}")
-    console.print(f"report:     {result.run_dir / reports[0]}")
-    if "ranking.parquet" in result.products:
-        console.print(f"look at them: astrolab vet {result.run_dir}")
-
-
-def _strangest(path, n_rows=10):
-    import pandas as pd
-
-    columns = ["targetid", "redshift", "anomaly_score", "reasons"]
-    ranking = pd.read_parquet(path, columns=[*columns, "anomaly_rank"]).nsmallest(n_rows, "anomaly_rank")
-    table = Table("rank", *columns, title=f"the {len(ranking)} strangest")
-    for rank, row in enumerate(ranking[columns].itertuples(index=False), start=1):
-        table.add_row(str(rank), str(row.targetid), f"{row.redshift:.4f}", f"{row.anomaly_score:.3g}", str(row.reasons))
-    return table
+        print_result(result, _console())
 
 
 @app.command()
@@ -245,7 +228,7 @@ def status(
     is_json: _AsJson = False,
 ):
     """Say how far a run is, from its files: running, finished, failed, interrupted or killed."""
-    from astrolab.runs.resume import resume_command
+    from astrolab.runs.shown import print_statuses
     from astrolab.runs.status import list_runs, run_status
     from astrolab.settings import settings
 
@@ -255,29 +238,10 @@ def status(
         content = [one.to_dict() for one in found]
         sys.stdout.write(json.dumps(content if run_dir is None else content[0]) + "\n")
         return
-    table = Table("run folder", "state", "step", "done", "chunks/s", "time left", "failed", "quarantined")
-    for one in found:
-        table.add_row(*_status_row(one))
-    _console().print(table if found else f"there is no run in {settings().runs_dir}")
-    for one in found:  # below the table, where nothing breaks a command in two
-        if one.is_resumable:
-            sys.stdout.write(f"{one.state}: {resume_command(one.run_dir)}\n")
-
-
-def _status_row(one):
-    from astrolab.runs.status import age
-
-    is_going_on = one.state == "running" and one.seconds_left is not None
-    return (
-        one.run_dir,
-        one.state,
-        one.step or one.cell,
-        f"{one.n_done}/{one.n_total}" if one.n_total else "",
-        f"{one.chunks_per_s:.2g}" if is_going_on else "",
-        age(one.seconds_left) if is_going_on else "",
-        str(one.n_failed),
-        str(one.n_quarantined),
-    )
+    if found:
+        print_statuses(found, _console())
+    else:
+        sys.stdout.write(f"there is no run in {settings().runs_dir}\n")
 
 
 @app.command()

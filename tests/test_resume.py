@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def slow(tmp_path, monkeypatch):
     """A template that computes as many chunks as it is let; the folder of its log."""
     monkeypatch.setenv("ASTROLAB_TEMPLATES_DIR", str(tmp_path / "templates"))
     monkeypatch.setenv("PYTHONPATH", HERE, prepend=os.pathsep)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "tmp").mkdir()
     settings.cache_clear()
     write_template(tmp_path / "templates", CODE)
     (tmp_path / "log").touch()
@@ -127,10 +131,13 @@ def test_driver_and_kernel_killed(slow, tmp_path, capsys):
     assert f"killed: astrolab resume '{run_dir}'" in shown
     _wait_until_alone(run_dir)
 
+    (left,) = Path(tempfile.gettempdir()).glob("astrolab-kernel-*")
+
     # the kernel
     let(slow, 8)
     process = start("resume", run_dir)
     wait_for(lambda: n_done(run_dir) == 8, process)
+    assert not left.exists()  # nobody holds it, so whoever starts a kernel next takes it away
     (kernel,) = [child for child in psutil.Process(process.pid).children() if "ipykernel" in " ".join(child.cmdline())]
     kernel.kill()
     _, said = process.communicate(timeout=180)

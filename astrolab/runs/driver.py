@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from astrolab.runs.paths import DRIVER, HEARTBEAT, LOCK
+from astrolab.stores.locks import try_lock
 from astrolab.stores.publish import write_whole
 
 BEAT_SECONDS = 2.0
@@ -42,8 +42,7 @@ def driving(run_dir):
     """
     (run_dir / DRIVER).mkdir(exist_ok=True)
     with (run_dir / LOCK).open("a") as file:
-        # a lock on a file that its last owner has taken away meanwhile holds nobody off
-        if not _lock(file) or os.fstat(file.fileno()).st_nlink == 0:
+        if not try_lock(file):
             raise RunningError(f"another process drives the run in {run_dir}{_who(run_dir)}; wait for it, or end it.")
         heartbeat = Heartbeat(run_dir)
         try:
@@ -119,22 +118,9 @@ def is_driven(run_dir):
         return time.time() - beat["time"] < DEAD_SECONDS
     try:
         with Path(run_dir, LOCK).open("r") as file:
-            return not _lock(file)
+            return not try_lock(file)
     except FileNotFoundError:
         return False
-
-
-def _lock(file):
-    """Lock a file until it is closed; False where somebody holds it."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _who(run_dir):

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -18,10 +19,12 @@ from traitlets import default
 
 from astrolab.runs.parameters import INJECTED_TAG, TAG
 from astrolab.runs.progress import CellProgress
+from astrolab.stores.locks import try_lock
 from astrolab.stores.publish import write_whole
 
 KERNEL_START_SECONDS = 120
 KERNEL_LOG = "kernel.log"  # what the kernel's process itself says, kept where it died
+_KERNEL_DIR = "astrolab-kernel-"
 
 
 def _is_news(record):
@@ -48,12 +51,16 @@ class ThisPython(AsyncKernelManager):
 
     @default("connection_file")
     def _in_a_private_folder(self):
-        return str(Path(tempfile.mkdtemp(prefix="astrolab-kernel-")) / "kernel.json")
+        folder = Path(tempfile.mkdtemp(prefix=_KERNEL_DIR))
+        self._held = (folder / "lock").open("w")
+        try_lock(self._held)
+        return str(folder / "kernel.json")
 
     def cleanup_connection_file(self):
         """Remove the private folder with what is in it."""
         super().cleanup_connection_file()
         shutil.rmtree(Path(self.connection_file).parent, ignore_errors=True)
+        self._held.close()
 
     async def start_kernel(self, **arguments):
         """Start the kernel, with progress bars as text, which a terminal, a log and an offline page can show."""
@@ -61,6 +68,15 @@ class ThisPython(AsyncKernelManager):
         environ = {**os.environ, "SPYDER_TEXT_BARS": "1", "TQDM_MININTERVAL": "0.5"}
         with Path(arguments["cwd"], KERNEL_LOG).open("wb") as log:
             await super().start_kernel(env=environ, stdout=log, stderr=log, **arguments)
+
+
+def remove_dead_folders():
+    """Remove the private folders of kernels whose driver was killed: nobody holds their locks any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_KERNEL_DIR}*"):
+        # another user's cannot be opened
+        with suppress(OSError), (folder / "lock").open("r+") as lock:
+            if try_lock(lock):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def execute(template, values, run_dir, progress, heartbeat):
@@ -85,6 +101,7 @@ def execute(template, values, run_dir, progress, heartbeat):
         Which cell failed and why, in one line; None when every cell was executed.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters whose type it cannot read
+    remove_dead_folders()
     notebook = _prepare(template)
     part_path = run_dir / f".{template.name}.part.ipynb"
     cells = _with_injected_cell(notebook.cells)

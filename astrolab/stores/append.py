@@ -10,13 +10,15 @@ class ChunkWriter:
     ----------
     arrays : list of zarr.Array, shape (n_rows_at_most, …)
         Of one chunk size.
+    n_written : int, optional
+        Rows that are there already, in whole chunks.
     """
 
-    def __init__(self, arrays):
+    def __init__(self, arrays, n_written=0):
         self._arrays = arrays
         self._chunk = arrays[0].chunks[0]
         self._pending = None
-        self._n_written = 0
+        self._n_written = n_written
 
     def append(self, rows):
         """Append rows.

@@ -57,7 +57,7 @@ def _why_not_written(path, n_bytes, error):
 
 
 @contextmanager
-def publishing(path, *, overwrite=False):
+def publishing(path, *, overwrite=False, keep_dir=None):
     """Give a temporary folder, and put it at its place when the block ends without an error.
 
     Local folders are flushed to disk and renamed; on an object store the root's zarr.json is uploaded last, so that a
@@ -70,6 +70,9 @@ def publishing(path, *, overwrite=False):
         The final place, local or an fsspec URL.
     overwrite : bool, optional
         Replace a store that is there, once the new one is complete.
+    keep_dir : path-like, optional
+        The temporary folder, which stays after an error, so that its owner can go on; on the file system of a local
+        `path`.
 
     Yields
     ------
@@ -83,12 +86,12 @@ def publishing(path, *, overwrite=False):
     """
     path = os.fspath(path)
     if "://" in path:
-        with _uploading(path, overwrite) as folder:
+        with _uploading(path, overwrite, keep_dir) as folder:
             yield folder
         return
     final = Path(path).absolute()
     _check_free(final, overwrite)
-    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = Path(keep_dir or final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial"))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -97,19 +100,20 @@ def publishing(path, *, overwrite=False):
     except OSError as error:
         raise StoreError(f"'{path}' cannot be written: {error}") from error
     finally:
-        _remove(partial)
+        if keep_dir is None:
+            _remove(partial)
 
 
 @contextmanager
-def _uploading(url, overwrite):
+def _uploading(url, overwrite, keep_dir):
     fs, inside = fsspec.core.url_to_fs(url)
     if fs.exists(f"{inside}/zarr.json") and not overwrite:
         raise StoreError(f"there is a store at '{url}' already; give another path, or overwrite=True (--overwrite).")
     with tempfile.TemporaryDirectory(prefix="astrolab-") as folder:
-        yield Path(folder) / "store"
+        root = Path(keep_dir or Path(folder) / "store")
+        yield root
         if overwrite and fs.exists(inside):
             fs.rm(inside, recursive=True)
-        root = Path(folder) / "store"
         files = sorted(file for file in root.rglob("*") if file.is_file() and file != root / "zarr.json")
         for file in [*files, root / "zarr.json"]:
             fs.put_file(str(file), f"{inside}/{file.relative_to(root).as_posix()}")

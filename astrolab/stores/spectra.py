@@ -193,6 +193,40 @@ def finish_store(group, spectra, provenance=None):
     group.attrs.update({**attrs, "format": _FORMAT})
 
 
+def count_whole_chunks(path, names, n_chunks):
+    """Count the leading chunks of arrays that are there and undamaged.
+
+    Parameters
+    ----------
+    path : path-like
+        A store, which may be unfinished.
+    names : iterable of str
+        Its arrays.
+    n_chunks : int
+        How many chunks to look at, along the first dimension.
+
+    Returns
+    -------
+    int
+        At most `n_chunks`.
+
+    Raises
+    ------
+    StoreError
+        If it is no store.
+    """
+    path = os.fspath(path)
+    group = _open_group(path)
+    arrays = [_StoredArray(group[name], path) for name in names]
+    for number in range(n_chunks):
+        try:
+            for array in arrays:
+                array.block(number)
+        except StoreError:
+            return number
+    return n_chunks
+
+
 class _AllChunks(WrapperStore):
     """A store in which a chunk that is not there is an error; Zarr itself would give its fill value."""
 
@@ -209,6 +243,11 @@ class _StoredArray:
     def __init__(self, array, path):
         self._array, self._path = array, path
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def block(self, number):
+        """Return a chunk along the first dimension."""
+        n_rows = self._array.chunks[0]
+        return self[number * n_rows : (number + 1) * n_rows]
 
     def __getitem__(self, key):
         try:
