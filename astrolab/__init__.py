@@ -49,6 +49,7 @@ _WHERE = {
     "plots.explanations": ["plot_calibration", "plot_explanation", "plot_reason_gallery"],
     "vetting.campaigns": ["open_campaign"],
     "dashboards.vetting": ["vetting_app"],
+    "dashboards.explorer": ["explorer_app"],
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

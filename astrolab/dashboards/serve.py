@@ -1,4 +1,4 @@
-"""Serve the vetting pages of run folders on this machine's loopback address, to whoever logs in."""
+"""Serve the vetting and explorer pages of run folders on this machine's loopback address, to whoever logs in."""
 
 import getpass
 import os
@@ -14,12 +14,15 @@ from bokeh.models import CustomJS
 from panel.template import VanillaTemplate
 
 from astrolab.dashboards.cache import SpectrumCache
+from astrolab.dashboards.explorer import explorer_layout, open_survey
+from astrolab.dashboards.explorer_state import ExplorerState
 from astrolab.dashboards.login import oauth_login, password_login
 from astrolab.dashboards.state import VettingState
 from astrolab.dashboards.vetting import empty_view, vetting_layout
 from astrolab.runs.manifest import verify_run
 from astrolab.stores.catalog import CatalogError, open_catalog
 from astrolab.vetting.campaigns import open_campaign
+from astrolab.vetting.roles import check_role
 from astrolab.vetting.run_folder import RunFolderError, open_run, ranking_columns
 
 HOST = "127.0.0.1"
@@ -27,9 +30,9 @@ AUTH = ("none", "basic", "oauth")
 
 
 def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=False):
-    """Serve the vetting pages of run folders on this machine's loopback address, until interrupted.
+    """Serve the vetting and explorer pages of run folders on this machine's loopback address, until interrupted.
 
-    Prints the address once it answers. Every browser tab is a session of its own; verdicts are stored in the catalog
+    Prints the addresses once they answer. Every browser tab is a session of its own; verdicts are stored in the catalog
     under the run's id and the name of the login. For people elsewhere, put a web server with TLS in front and name its
     host in ``BOKEH_ALLOW_WS_ORIGIN``.
 
@@ -64,12 +67,13 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
     """
     runs = [open_verified(run_dir) for run_dir in run_dirs]
     regions = [_read_regions(run_dir) for run_dir in run_dirs]
+    surveys = [open_survey(run_dir, run.ranked) for run_dir, run in zip(run_dirs, runs, strict=True)]
     login = _login(auth, users_path)
     with open_catalog() as catalog:
         role_of = getattr(login.get("auth_provider"), "role_of", lambda user: catalog.role_of(user) or "viewer")
         port = _free_port(port)
         server = pn.serve(
-            _pages(runs, regions, catalog, role_of if login else None),
+            _pages(runs, regions, surveys, catalog, role_of if login else None),
             address=HOST,
             port=port,
             websocket_origin=[f"{HOST}:{port}", f"localhost:{port}"],
@@ -81,7 +85,9 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
         )
         server.start()
         # the loop runs this only when it runs, and then it answers
-        server.io_loop.add_callback(print, f"vetting page: http://{HOST}:{port}/   (Ctrl+C stops it)", flush=True)
+        explorer = "" if len(runs) > 1 else f"\nexplorer:     http://{HOST}:{port}/explore"
+        words = f"vetting page: http://{HOST}:{port}/   (Ctrl+C stops it){explorer}"
+        server.io_loop.add_callback(print, words, flush=True)
         try:
             server.io_loop.start()
         except KeyboardInterrupt:
@@ -151,7 +157,7 @@ def _read_regions(run_dir):
     return pd.read_parquet(path) if path.exists() else None
 
 
-def _pages(runs, regions, catalog, role_of):
+def _pages(runs, regions, surveys, catalog, role_of):
     """Return the page of each address; without `role_of`, everyone is the login name of this process."""
     owner = getpass.getuser()
     campaigns = [
@@ -160,25 +166,36 @@ def _pages(runs, regions, catalog, role_of):
     ]
     caches = [SpectrumCache(run.ranked, named) for run, named in zip(runs, regions, strict=True)]
 
-    def make_page(run, spectra, campaign):
-        user, role = (owner, "admin") if role_of is None else (pn.state.user, role_of(pn.state.user))
-        return page(run, spectra, campaign.session(user, role) if len(spectra.table) else None)
+    def person():
+        return (owner, "admin") if role_of is None else (pn.state.user, role_of(pn.state.user))
 
-    pages = [lambda parts=parts: make_page(*parts) for parts in zip(runs, caches, campaigns, strict=True)]
-    if len(pages) == 1:
-        return {"/": pages[0]}
-    return {"/": lambda: _index(runs)} | {f"/{number}": page for number, page in enumerate(pages, start=1)}
+    def vet(number, explore_path):
+        run, spectra, (survey, _) = runs[number], caches[number], surveys[number]
+        session = campaigns[number].session(*person()) if len(spectra.table) else None
+        return page(run, spectra, session, survey, explore_path)
+
+    pages = {}
+    for number in range(len(runs)):
+        name = "" if len(runs) == 1 else str(number + 1)
+        pages[f"/{name}"] = lambda number=number, explore_path=f"explore{name}": vet(number, explore_path)
+        pages[f"/explore{name}"] = lambda number=number, vet_path=name or "./": explorer_page(
+            runs[number], *surveys[number], *person(), vet_path
+        )
+    return pages if len(runs) == 1 else {"/": lambda: _index(runs)} | pages
 
 
 def _index(runs):
     """Return the page that lists the runs of a server."""
-    links = "".join(f'<li><a href="{number}">{escape(run.run_id)}</a></li>' for number, run in enumerate(runs, start=1))
+    links = "".join(
+        f'<li><a href="{number}">{escape(run.run_id)}</a> · <a href="explore{number}">the whole survey</a></li>'
+        for number, run in enumerate(runs, start=1)
+    )
     template = _Page(title="AstroLab vetting")
     template.main.append(pn.pane.HTML(f"<h2>Runs to vet</h2><ol>{links}</ol>"))
     return template
 
 
-def page(run, spectra, session):
+def page(run, spectra, session, survey=None, explore_path=None):
     """Make the page of one session.
 
     Parameters
@@ -189,22 +206,62 @@ def page(run, spectra, session):
         Its spectra, shared by all pages.
     session : astrolab.vetting.sessions.Session or None
         The person's session; None where there is nothing to vet.
+    survey : astrolab.dashboards.explorer_state.Survey, optional
+        Where selections come from that were made on the explorer page.
+    explore_path : str, optional
+        The address of that page.
 
     Returns
     -------
     panel.template.VanillaTemplate
     """
-    asked = {name: values[0].decode("utf-8", "replace") for name, values in (pn.state.session_args or {}).items()}
-    theme = "dark" if asked.get("theme") == "dark" else "default"
+    asked = _asked()
     who = f" · {session.role}: {session.user}" if session else ""
-    template = _Page(title=f"AstroLab vetting · {run.run_id}{who}", theme=theme)
-    template.main.append(_content(run, spectra, session, asked))
+    link = None if explore_path is None else (explore_path, "explore the survey")
+    template = _template(f"AstroLab vetting · {run.run_id}{who}", link)
+    template.main.append(_content(run, spectra, session, asked, survey))
+    return template
+
+
+def explorer_page(run, survey, source, user, role, vet_path):
+    """Make the explorer page of one session; every role may look.
+
+    Parameters
+    ----------
+    run : astrolab.vetting.run_folder.VettableRun
+        The run.
+    survey : astrolab.dashboards.explorer_state.Survey
+        Its ranking, shared by all pages.
+    source : astrolab.dashboards.explorer_stack.StackSource
+        Its spectra, shared too.
+    user, role : str
+        From the login.
+    vet_path : str
+        The address of the vetting page.
+
+    Returns
+    -------
+    panel.template.VanillaTemplate
+    """
+    template = _template(f"AstroLab explorer · {run.run_id} · {check_role(role)}: {user}", (vet_path, "vet"))
+    template.main.append(explorer_layout(ExplorerState(survey), source, vet_path))
+    return template
+
+
+def _asked():
+    return {name: values[0].decode("utf-8", "replace") for name, values in (pn.state.session_args or {}).items()}
+
+
+def _template(title, link):
+    """Return an empty page, with a link (address, words) to another in its header."""
+    template = _Page(title=title, theme="dark" if _asked().get("theme") == "dark" else "default")
+    template._render_variables["link"] = link
     if pn.state.curdoc is not None:
         pn.state.curdoc.js_on_event("connection_lost", CustomJS(code="window.lose_connection()"))
     return template
 
 
-def _content(run, spectra, session, asked):
+def _content(run, spectra, session, asked, survey):
     """Return what a page shows: the objects, or why there is none to be seen."""
     if session is None:
         return empty_view(run.run_id)
@@ -215,8 +272,21 @@ def _content(run, spectra, session, asked):
             f"<h3>The catalog of verdicts does not answer</h3><p>{escape(str(error))}</p>"
             "<p>Nothing is lost. Reload this page once it is back.</p>"
         )
+    if survey is not None and "among" in asked:
+        _put_first(state, survey.handed_over(asked["among"]))
     _follow_address(state, asked)
     return vetting_layout(state, run.ranking)
+
+
+def _put_first(state, chosen):
+    """Put the objects that were selected on the explorer page first in the queue; the others keep their order."""
+    if chosen is None:
+        state.message = "that selection is not known any more: this is your whole queue; select again on the explorer"
+        return
+    queue = state.session.queue
+    state.order = sorted(state.order, key=lambda at: queue[at].targetid not in chosen)
+    state.position = next((at for at in state.order if at not in state.verdicts), state.order[0])
+    state.message = f"{len(chosen):,} selected objects come first in your queue"
 
 
 def _follow_address(state, asked):

@@ -119,6 +119,40 @@ def export_verdicts(table, format):  # noqa: A002 the command's word
     )
 
 
+def export_objects(table, format):  # noqa: A002 the command's word
+    r"""Return a file of objects, such as a selection of a survey.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row an object, with ``targetid``; up to millions.
+    format : {"csv", "parquet"}
+        Of the file.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        If there is no such format.
+
+    Examples
+    --------
+    >>> export_objects(pd.DataFrame({"targetid": [2**53 + 1], "survey": ["=main"]}), "csv")
+    b"targetid,survey\n9007199254740993,'=main\n"
+    """
+    if format == "parquet":
+        return _to_parquet(table)
+    if format != "csv":
+        raise ValueError(f"format is {format!r}, expected one of: csv, parquet.")
+    texts = [name for name in table if table[name].dtype.kind not in "biuf"]
+    # a survey has few different words in millions of rows
+    inert = {name: table[name].map({text: _inert(text) for text in table[name].unique()}) for name in texts}
+    return table.assign(**inert).to_csv(index=False).encode("utf-8")
+
+
 def read_verdicts(path):
     """Read verdicts that were made elsewhere: a file that `export_verdicts` made, or one of prospect.
 
