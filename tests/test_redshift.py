@@ -14,8 +14,9 @@ from scipy.interpolate import CubicSpline
 import astrolab as al
 from astrolab.redshift import classify, hypotheses
 from astrolab.redshift.build import fit_vectors
+from astrolab.redshift.candidates import velocity_between
 from astrolab.redshift.network import COLUMNS, classifier_card, judge_spectra, probability_near
-from astrolab.redshift.refine import chi2_at, refine_minima
+from astrolab.redshift.refine import CHI2, refine_minima
 from astrolab.redshift.scan import (
     LOG_BIN,
     bin_edges,
@@ -120,10 +121,8 @@ def test_refinement_finds_the_minimum_between_the_steps(survey):
         fit = refine_minima(f, w, np.log10(wavelength), one, np.array([coarse]), (0.0, 1.7))[0]
         assert SPEED_OF_LIGHT * abs(fit[0] - redshift) / (1 + redshift) < 15
         assert abs(fit[0] - redshift) < 5 * fit[1] + 1e-5
-        finer = [
-            chi2_at(f[0], w[0], np.log10(wavelength), one, z)
-            for z in fit[0] + (1 + redshift) * np.array([-5e-5, 0, 5e-5])
-        ]
+        around = fit[:1] + (1 + redshift) * np.array([[-5e-5], [0], [5e-5]])
+        finer = [refine_minima(f, w, np.log10(wavelength), one, z, (0.0, 1.7), n_turns=0)[0, CHI2] for z in around]
         assert finer[1] == min(finer)
 
 
@@ -192,7 +191,8 @@ def test_every_opinion_is_kept(survey, answers):
     scan = al.classify_spectra(survey, with_network=False)
     has = scan["spectype"] != ""
     alone = answers.loc[has & (answers["source"] == "scan") & (answers["spectype_scan"] == scan["spectype"])]
-    np.testing.assert_allclose(alone["redshift_scan"], scan["redshift"][alone.index], atol=1e-3)
+    settled = np.where(alone["spectype"] == "QSO", 2000.0, 1.0)  # km/s that a quasar may move after the scan
+    assert (velocity_between(alone["redshift_scan"], scan["redshift"][alone.index]) < settled).all()
     assert scan["bal_probability"].isna().all()
     assert (scan["spectype_network"] == "").all()
     truth = survey["truth_spectype"].values
@@ -288,7 +288,7 @@ def test_answers_with_a_sure_network_elsewhere_are_improbable():
     survey = al.simulate_survey(120, seed=77, rare_fraction=0.3, galaxy_fraction=0, star_fraction=0, sky_fraction=0)
     answers = al.classify_spectra(survey.load())
     differs = (answers["redshift_warning"] & classify.DISAGREES > 0).to_numpy()
-    velocity = hypotheses.velocity_between(answers["redshift"], survey["truth_redshift"].values)
+    velocity = velocity_between(answers["redshift"], survey["truth_redshift"].values)
     assert differs.any()
     assert (velocity[differs] > 3000).mean() > 0.5
     assert (answers["probability"][differs] <= 0.3).all()
@@ -322,7 +322,7 @@ def labelled(real_data):
     truth = truth.set_index(number.astype("int64")).loc[spectra["targetid"].values]
     table = al.classify_spectra(spectra).assign(truth_class=truth["truth_class"].array, truth_z=truth["truth_z"].array)
     table["is_inspected"] = truth["truth_source"].str.contains("visual").array
-    table["velocity"] = hypotheses.velocity_between(table["redshift"], table["truth_z"])
+    table["velocity"] = velocity_between(table["redshift"], table["truth_z"])
     return table
 
 
@@ -377,7 +377,7 @@ def test_injected_absorption_leads_fewer_redshifts_astray(real_data):
     signal = smooth_spectra(flux, spectra["ivar"].values, wavelength)
     absorbed = inject_bal(flux, wavelength, redshift, np.random.default_rng(0), kind="LO", signal=signal)
     answers = al.classify_spectra(spectra.assign(flux=(spectra["flux"].dims, absorbed.astype("float32"))))
-    assert (hypotheses.velocity_between(answers["redshift"], redshift) > 3000).sum() <= 2
+    assert (velocity_between(answers["redshift"], redshift) > 3000).sum() <= 2
     assert (answers["bal_probability"] > 0.5).mean() > 0.8
     assert (answers["source"] == "trough").any()
 
@@ -397,7 +397,7 @@ def test_real_desi_quasars(real_data):
     answers = al.classify_spectra(spectra).set_index("targetid")
     assert len(answers) == spectra.sizes["object"]
     found = answers.loc[truth.index]
-    velocity = hypotheses.velocity_between(found["redshift"], truth["truth_z"])
+    velocity = velocity_between(found["redshift"], truth["truth_z"])
     assert ((velocity < 3000) & (found["spectype"] == truth["truth_class"])).sum() >= len(truth) - 1
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import astrolab as al
-from astrolab.redshift.hypotheses import velocity_between
+from astrolab.redshift.candidates import velocity_between
 
 SPEED_OF_LIGHT = 299792.458
 

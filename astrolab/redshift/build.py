@@ -2,8 +2,10 @@
 
 Quasars and galaxies come from the simulator's noiseless spectra alone. Stars come from the simulator and, where a
 folder of labelled SDSS spectra is given (``sdss/truth.csv`` and the files it names), from the stars in it: one more
-set, learned from both. The principal vectors are those of an expectation-maximisation that knows which pixels were
-measured and how well (Bailey 2012, PASP 124, 1015); the prior on their amplitudes is the scatter of the training set.
+set, learned from both. From the quasars in it come the two sets that settle redshifts (`astrolab.redshift.settle`):
+there lines lie where they lie in catalogues, and not where a simulator puts them. The principal vectors are those of an
+expectation-maximisation that knows which pixels were measured and how well (Bailey 2012, PASP 124, 1015); the prior on
+their amplitudes is the scatter of the training set.
 """
 
 import sys
@@ -12,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.polynomial import Legendre
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.readers import sdss
-from astrolab.redshift.templates import _OWN, TemplateSet, save_templates
+from astrolab.redshift.templates import _OWN, _QUASARS, TemplateSet, save_templates
 from astrolab.simulation.forest import forest_transmission
 from astrolab.simulation.galaxies import galaxy_flux
 from astrolab.simulation.grid import WAVELENGTH
@@ -26,6 +28,8 @@ from astrolab.simulation.stars import _LOG_FIRST, _LOG_STEP, STAR_CLASSES, star_
 _BLOCK = 256
 _N_ITERATIONS = 12
 _SYSTEMATIC = 0.05  # of the flux: no training spectrum counts for more than S/N 20 a pixel
+_QUASAR_STEP = 2e-4
+_SETTLED_SMOOTH = 300.0  # km/s: without it χ² has ripples, of the noise of real spectra and of single narrow lines
 _STAR_LIMIT = 0.005
 _STAR_STEP = 1e-4
 _FREE = np.inf
@@ -70,6 +74,34 @@ def build_templates(stars=None, *, n_objects=1300, seed=1):
     if stars is not None:
         sets.append(_mixed_stars(stars, int(0.3 * n_objects), rng))
     return [*sets, _smooth_set()]
+
+
+def build_quasar_templates(flux, ivar, redshift, *, n_objects=1300, seed=1):
+    """Build the sets that settle redshifts of quasars, from real spectra and simulated ones.
+
+    Parameters
+    ----------
+    flux, ivar : numpy.ndarray, shape (n_quasar, 4851)
+        Real quasars, on the grid of `read_sdss`.
+    redshift : numpy.ndarray, shape (n_quasar,)
+        Theirs, of a catalogue.
+    n_objects, seed : int, optional
+        As for `build_templates`.
+
+    Returns
+    -------
+    list of TemplateSet
+        QSO (LOZ, MIDZ).
+    """
+    rng = np.random.default_rng(seed)
+    near = _log_uniform(0.02, 1.4, n_objects // 3, rng)
+    far = _log_uniform(0.7, 3.8, n_objects // 2, rng)
+    rows = redshift < 1.5, (redshift > 0.8) & (redshift < 3.9)
+    real = [(flux[own], ivar[own], redshift[own]) for own in rows]
+    return [
+        _settled_set("LOZ", near, real[0], (1420, 10800), (0.0, 1.4), 1, rng),
+        _settled_set("MIDZ", far, real[1], (720, 6000), (0.8, 3.4), 2, rng),
+    ]
 
 
 def fit_vectors(flux, weight, n_vector, share=None, seed=0):
@@ -140,7 +172,25 @@ def _quasars(redshift, rng):
 
 
 def _quasar_set(subtype, flux, redshift, limits, redshifts, stride):
-    return _learned("QSO", subtype, flux, redshift, limits, redshifts, stride, 2e-4)
+    return _learned("QSO", subtype, flux, redshift, limits, redshifts, stride, _QUASAR_STEP)
+
+
+def _settled_set(subtype, redshift, real, limits, redshifts, stride, rng):
+    grid = _log_grid(*limits, _QUASAR_STEP)
+    simulated = _quasars(redshift, rng)
+    made = _training(np.log10(WAVELENGTH), simulated, np.full(simulated.shape, 1e6, "f4"), redshift, grid)
+    vectors = fit_vectors(*_together(_training(np.log10(sdss.WAVELENGTH), *real, grid), made, 0.8), seed=0)
+    width = _SETTLED_SMOOTH / SPEED_OF_LIGHT / np.log(10) / _QUASAR_STEP
+    vectors = gaussian_filter1d(vectors, width, axis=1, mode="nearest")
+    prior = np.array([_FREE, *np.full(len(vectors) - 1, _WIDER)])
+    return TemplateSet("QSO", subtype, vectors, prior, grid[0], _QUASAR_STEP, *redshifts, stride)
+
+
+def _together(real, made, share, n_vector=6):
+    """Real spectra and simulated ones, of which the real ones weigh `share`: arguments of `fit_vectors`."""
+    weight = share / (1 - share) * len(made[0]) / len(real[0])
+    shares = np.concatenate([np.full(len(real[0]), weight), np.ones(len(made[0]))])
+    return *(np.concatenate(pair) for pair in zip(real, made, strict=True)), n_vector, shares
 
 
 def _galaxy_set(redshift, rng):
@@ -196,10 +246,7 @@ def _mixed_stars(stars, n_simulated, rng):
     simulated = star_flux(at_rest, rng)
     made = _training(np.log10(WAVELENGTH), simulated, np.full(simulated.shape, 1e6, "f4"), at_rest, grid)
     seen = _training(np.log10(sdss.WAVELENGTH), flux, ivar, np.zeros(len(flux)), grid)
-    both = [np.concatenate(pair) for pair in zip(seen, made, strict=True)]
-    # real stars weigh 70 per cent
-    share = np.concatenate([np.full(len(flux), 0.7 / 0.3 * n_simulated / len(flux)), np.ones(n_simulated)])
-    vectors = fit_vectors(*both, 5, share)
+    vectors = fit_vectors(*_together(seen, made, 0.7, n_vector=5))
     vectors = np.concatenate([vectors, vectors[:1] * np.linspace(-1, 1, len(grid))])
     return _star_set("mixed", vectors, np.array([_FREE, 1.5, 1.5, 1.5, 1.5, 0.5]), grid)
 
@@ -245,42 +292,49 @@ def _log_grid(first, last, step):
     return step * np.arange(np.ceil(np.log10(first) / step), np.log10(last) / step)
 
 
-def labelled_stars(folder):
-    """Read the stars of a folder of labelled SDSS spectra.
+def labelled_spectra(folder, spectype):
+    """Read the spectra of one class of a folder of labelled SDSS spectra.
 
     Parameters
     ----------
     folder : str or pathlib.Path
-        Holds ``sdss/truth.csv`` with columns file, truth_class, truth_source.
+        Holds ``sdss/truth.csv`` with columns file, truth_class, truth_z, truth_source.
+    spectype : str
+        QSO, GALAXY or STAR.
 
     Returns
     -------
     table : pandas.DataFrame
         Their rows of the table; weak labels are left out.
-    flux, ivar : numpy.ndarray, shape (n_star, 4851)
+    flux, ivar : numpy.ndarray, shape (n_object, 4851)
         Their spectra.
     """
     table = pd.read_csv(Path(folder) / "sdss" / "truth.csv")
     is_weak = table["truth_source"].str.contains("weak")
-    table = table[(table["truth_class"] == "STAR") & ~is_weak]
+    table = table[(table["truth_class"] == spectype) & ~is_weak]
     pixels = np.stack([sdss.read_pixels(str(Path(folder) / "sdss" / file))[0][:, 0] for file in table["file"]])
     return table, pixels[:, 0], pixels[:, 1]
 
 
 def main():
-    """Build the sets that the package ships."""
+    """Build the sets that the package ships; without a folder of labelled spectra, those of the simulator alone."""
     folder = sys.argv[1] if len(sys.argv) > 1 else None
-    stars, sources = None, "AstroLab's simulator"
+    stars, sources, card = None, "AstroLab's simulator", {"title": "AstroLab's template sets"}
+    command = {"command": "python -m astrolab.redshift.build FOLDER_OF_LABELLED_SPECTRA"}
     if folder is not None:
-        table, *stars = labelled_stars(folder)
+        quasars, flux, ivar = labelled_spectra(folder, "QSO")
+        settling = {"title": "AstroLab's sets that settle redshifts of quasars"}
+        settling["made_from"] = f"{sources} (a fifth) and {len(quasars)} SDSS, BOSS and eBOSS quasars (public data)"
+        sets = build_quasar_templates(flux, ivar, quasars["truth_z"].to_numpy())
+        save_templates(sets, _QUASARS, settling | command | {"quasars": _names(quasars)})
+        table, *stars = labelled_spectra(folder, "STAR")
         sources += f"; the STAR set 'mixed' also from {len(table)} SDSS and BOSS spectra of stars (public data)"
-    card = {
-        "title": "AstroLab's template sets",
-        "made_from": sources,
-        "command": "python -m astrolab.redshift.build FOLDER_OF_LABELLED_SPECTRA",
-        "stars": [] if folder is None else [f"{p}-{m}-{f}" for p, m, f in table[["plate", "mjd", "fiber"]].to_numpy()],
-    }
+    card |= {"made_from": sources} | command | {"stars": [] if folder is None else _names(table)}
     save_templates(build_templates(stars), _OWN, card)
+
+
+def _names(table):
+    return [f"{plate}-{mjd}-{fiber}" for plate, mjd, fiber in table[["plate", "mjd", "fiber"]].to_numpy()]
 
 
 if __name__ == "__main__":

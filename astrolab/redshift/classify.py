@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from astrolab.redshift.hypotheses import SAME_VELOCITY, scan_redshifts, velocity_between
+from astrolab.redshift.candidates import SAME_VELOCITY, velocity_between
+from astrolab.redshift.hypotheses import scan_redshifts
 from astrolab.redshift.network import COLUMNS, NAMES
 from astrolab.schema import NO_REDSHIFT, WAVELENGTH
 from astrolab.stores.publish import write_whole
@@ -50,7 +51,9 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
 
     The scan of all templates over all redshifts and a small network judge together: the network's redshift seeds a
     hypothesis of the scan, quasars with broad absorption are fitted again without it, and of all hypotheses the one of
-    the least score (χ² less 8 for each nat of the network's log-probability) is the answer. The others are kept.
+    the least score (χ² less 8 for each nat of the network's log-probability) is the answer. The others are kept. With
+    AstroLab's own templates the redshift of a quasar is settled at last by sets learned from catalogued quasars
+    (`astrolab.redshift.settle`).
 
     Parameters
     ----------

@@ -6,34 +6,39 @@ import numpy as np
 import pandas as pd
 import torch
 
-from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.redshift.candidates import (
+    AT_EDGE,
+    FROM_NETWORK,
+    HYPOTHESIS,
+    IS_NEGATIVE,
+    NO_MINIMUM,
+    SAME_VELOCITY,
+    WITHOUT_TROUGHS,
+    coarse_candidates,
+    refined_minima,
+    velocity_between,
+)
 from astrolab.redshift.network import COLUMNS, judge_spectra
-from astrolab.redshift.refine import CHI2, IS_MINIMUM, MEAN_MODEL, REDSHIFT, REDSHIFT_ERR, refine_minima
-from astrolab.redshift.scan import BATCH, best_minima, bin_spectra, clean_spectra, plan_all, scan_batch
-from astrolab.redshift.second_opinion import network_seeds, refit_absorbed, score_of, seeded_minima
+from astrolab.redshift.refine import CHI2, IS_MINIMUM, MEAN_MODEL, REDSHIFT, REDSHIFT_ERR
+from astrolab.redshift.scan import BATCH, bin_spectra, clean_spectra, plan_all, scan_batch
+from astrolab.redshift.second_opinion import network_seeds, refit_absorbed, score_of
+from astrolab.redshift.settle import settle_quasars, settling_sets
 from astrolab.redshift.templates import open_templates
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
 from astrolab.stores.passes import map_chunks
 
-# hypotheses of one class nearer than this are one
-SAME_VELOCITY = 1000.0  # km/s
-_N_MINIMA = 3  # of each set in the coarse scan
-_N_REFINED = 5  # best of all sets that are refined, beside the best of each class
-_NEAR = 300.0  # of χ²: the coarse scan, half a step off narrow lines, may err by as much
-# the same after the first parabola, or a part of what features explain; the network moves no hypothesis by more than 74
-_CLOSE, _CLOSE_PART = 150.0, 0.05
 _CHUNK = 1024
-# columns of a block: these of the spectrum, then six of each hypothesis
+# columns of a block: these of the spectrum, then those of each hypothesis (`HYPOTHESIS`)
 _SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth", "score_smooth", "scan_set", "redshift_scan", *COLUMNS)
-_HYPOTHESIS = ("set", "redshift", "redshift_err", "chi2", "flags", "score")
-AT_EDGE, IS_NEGATIVE, NO_MINIMUM, FROM_NETWORK, WITHOUT_TROUGHS = 1, 2, 4, 8, 16
 
 
 def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_dir=None, with_network=False):
     """Find the best hypotheses of class and redshift for every spectrum.
 
     A coarse scan over all template sets and redshifts as matrix products (`astrolab.redshift.scan`), then a refinement
-    of the best minima on the full grid (`astrolab.redshift.refine`); chunk by chunk, on the Dask cluster in use.
+    of the best minima on the full grid (`astrolab.redshift.refine`), and AstroLab's own quasars settled at last
+    (`astrolab.redshift.settle`: the best hypothesis, whose chi2 and score stay those of the scan); chunk by chunk, on
+    the Dask cluster in use.
 
     Parameters
     ----------
@@ -100,14 +105,15 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
         n_best=n_best,
         device=device,
         with_network=with_network,
-        n_columns=len(_SPECTRUM) + n_best * len(_HYPOTHESIS),
+        settling=dask.delayed(settling_sets(templates), pure=True, traverse=False),
+        n_columns=len(_SPECTRUM) + n_best * len(HYPOTHESIS),
         dtype="float64",
         chunks_dir=chunks_dir,
     )
     return _table(block, spectra["targetid"].values, templates, n_best)
 
 
-def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu", with_network=False):
+def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu", with_network=False, settling=()):
     """Find the hypotheses of the spectra of one chunk.
 
     Parameters
@@ -124,6 +130,8 @@ def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu", wi
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     with_network : bool, optional
         Ask the network too.
+    settling : sequence of TemplateSet, optional
+        Sets that settle the redshifts of quasars, see `astrolab.redshift.settle`.
 
     Returns
     -------
@@ -134,11 +142,11 @@ def block_hypotheses(flux, ivar, wavelength, templates, n_best, device="cpu", wi
     torch.set_num_threads(1)  # one thread a worker, and so the same sums in the same order everywhere
     try:
         rows = [slice(i, i + BATCH) for i in range(0, len(flux), BATCH)]
-        rest = wavelength, templates, n_best, device, with_network
+        rest = wavelength, templates, n_best, device, with_network, settling
         parts = [_batch_hypotheses(flux[own], ivar[own], *rest) for own in rows]
     finally:
         torch.set_num_threads(n_threads)
-    return np.concatenate(parts) if parts else np.empty((0, len(_SPECTRUM) + n_best * len(_HYPOTHESIS)))
+    return np.concatenate(parts) if parts else np.empty((0, len(_SPECTRUM) + n_best * len(HYPOTHESIS)))
 
 
 def chi2_curve(spectrum, one):
@@ -164,20 +172,20 @@ def chi2_curve(spectrum, one):
     return pd.DataFrame({"redshift": plan.redshift[::-1], "chi2": null - gain[::-1]})
 
 
-def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_network):
+def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_network, settling):
     flux, weight, is_poor = clean_spectra(flux, ivar, wavelength)
     plans = plan_all(templates, wavelength)
     judgement, log_probability = np.full((len(flux), len(COLUMNS)), np.nan), None
     if with_network:
         judgement, log_probability = judge_spectra(flux, weight, wavelength)
-    candidates = _coarse_candidates(flux, weight, wavelength, templates, plans, device, network_seeds(judgement))
-    found = _refined(flux, weight, wavelength, templates, plans, *candidates)
+    candidates = coarse_candidates(flux, weight, wavelength, templates, plans, device, network_seeds(judgement))
+    found = refined_minima(flux, weight, wavelength, templates, plans, *candidates)
     _fill_scores(found, templates, log_probability)
     scan = _scan_alone(found, templates)
     if with_network:
         found = _with_refits(found, flux, weight, wavelength, templates, judgement[:, COLUMNS.index("p_bal")])
         _fill_scores(found, templates, log_probability)
-    out = np.full((len(flux), len(_SPECTRUM) + n_best * len(_HYPOTHESIS)), np.nan)
+    out = np.full((len(flux), len(_SPECTRUM) + n_best * len(HYPOTHESIS)), np.nan)
     out[:, 0], out[:, 1] = np.count_nonzero(weight > 0, axis=1), is_poor
     out[:, 2] = np.sum(weight.astype("float64") * flux.astype("float64") ** 2, axis=1)
     out[:, 3:5], out[:, 5:7], out[:, 7 : len(_SPECTRUM)] = np.inf, scan, judgement
@@ -189,7 +197,18 @@ def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_ne
     for row, own in zip(out, found, strict=True):
         best = _distinct(own, templates, n_best)
         row[len(_SPECTRUM) : len(_SPECTRUM) + best.size] = best.ravel()
+    _settle(out[:, len(_SPECTRUM) : len(_SPECTRUM) + len(HYPOTHESIS)], flux, weight, wavelength, templates, settling)
     return out
+
+
+def _settle(best, flux, weight, wavelength, templates, settling):
+    """Put the settled redshifts and their errors into the best hypotheses, in place."""
+    is_quasar = np.array([one.spectype == "QSO" for one in templates] + [False])
+    number = np.where(np.isfinite(best[:, 0]), best[:, 0], len(templates)).astype("int64")
+    has_troughs = np.nan_to_num(best[:, 4]).astype("int64") & WITHOUT_TROUGHS > 0
+    redshift = np.where(is_quasar[number], best[:, 1], np.nan)
+    settled = settle_quasars(flux, weight, np.log10(wavelength), settling, redshift, has_troughs)
+    best[:, 1:3] = np.where(np.isfinite(settled[0])[:, None], settled.T, best[:, 1:3])
 
 
 def _scan_alone(found, templates):
@@ -223,7 +242,7 @@ def _with_refits(found, flux, weight, wavelength, templates, p_bal):
         has_bal_set = bool(is_bal_set[number[:2]].any())
         fits = refit_absorbed(flux[i], weight[i], np.log10(wavelength), templates, quasars, p_bal[i], has_bal_set)
         parts[i] = [_row(one, fit, WITHOUT_TROUGHS) for one, fit in fits]
-    extra = np.full((len(found), max(map(len, parts), default=0), len(_HYPOTHESIS)), np.nan)
+    extra = np.full((len(found), max(map(len, parts), default=0), len(HYPOTHESIS)), np.nan)
     for i, rows in enumerate(parts):
         if rows:
             extra[i, : len(rows)] = rows
@@ -244,113 +263,6 @@ def _row(number, fit, flags):
     return [number, fit[REDSHIFT], fit[REDSHIFT_ERR], fit[CHI2], flags, np.nan]
 
 
-def _coarse_candidates(flux, weight, wavelength, templates, plans, device, seeds):
-    """Redshift of each minimum to refine (NaN for the others), and whether it may win: (n_set, n_place, n_object).
-
-    The last place is the one near the network's redshift.
-    """
-    padded = [np.zeros((BATCH, flux.shape[1]), "float32") for _ in range(2)]
-    padded[0][: len(flux)], padded[1][: len(flux)] = flux, weight
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    binned = [one.to(device) for one in bin_spectra(*padded, wavelength)]
-    redshift = np.full((len(templates), _N_MINIMA + 1, len(flux)), np.nan)
-    gain = np.full(redshift.shape, -np.inf)
-    with torch.inference_mode():
-        for i, plan in enumerate(plans):
-            n_minima = 1 if len(plan.redshift) < 100 else _N_MINIMA
-            scanned = scan_batch(*binned, plan)
-            places, gains = best_minima(scanned, plan, n_minima)
-            redshift[i, :n_minima], gain[i, :n_minima] = places[: len(flux)].T, gains[: len(flux)].T
-            seed = seeds.get(templates[i].spectype)
-            if seed is not None and np.isfinite(seed).any():
-                scanned = scanned[: len(flux)].cpu().numpy()
-                redshift[i, -1], gain[i, -1] = seeded_minima(scanned, plan.redshift, seed)
-    is_smooth = np.array([not one.spectype for one in templates])
-    near = gain > gain[~is_smooth].max(axis=(0, 1), initial=-np.inf) - _NEAR
-    chosen = _is_chosen(gain[:, :-1], templates)
-    chosen = np.concatenate([chosen, _is_new_seed(redshift, gain, chosen, templates)[:, None]], axis=1)
-    near[:, -1] = True
-    return np.where(chosen, redshift, np.nan), near
-
-
-def _is_new_seed(redshift, gain, chosen, templates):
-    """Choose the best set at the network's redshift, unless its class is refined there anyway: (n_set, n_object)."""
-    new = np.zeros(gain[:, -1].shape, bool)
-    classes = np.array([one.spectype for one in templates])
-    for spectype in ("QSO", "GALAXY"):
-        rows = np.flatnonzero(classes == spectype)
-        if not rows.size:
-            continue
-        best = rows[np.argmax(gain[rows, -1], axis=0)]
-        every = np.arange(new.shape[1])
-        seed = redshift[best, -1, every]
-        there = np.where(chosen[rows], redshift[rows, :-1], np.inf)
-        is_known = (velocity_between(there, seed) < SAME_VELOCITY).any(axis=(0, 1))
-        new[best, every] = np.isfinite(seed) & ~is_known
-    return new
-
-
-def _is_chosen(gain, templates):
-    """Choose the best of all, and the best of each class."""
-    flat = gain.reshape(-1, gain.shape[2])
-    last = np.sort(flat, axis=0)[-min(_N_REFINED, len(flat))]
-    chosen = gain >= last
-    classes = np.array([one.spectype for one in templates])
-    for spectype in np.unique(classes):
-        own = gain[classes == spectype]
-        chosen[classes == spectype] |= own >= own.max(axis=(0, 1))
-    return chosen & np.isfinite(gain)
-
-
-def _refined(flux, weight, wavelength, templates, plans, candidates, near):
-    """Every refined minimum: shape (n_object, n_set * n_place, 6), as in `_HYPOTHESIS`, without the score.
-
-    Minima that may win are approached by one parabola, and those that still may after that are refined to the end; of
-    the others only χ² is taken, and those that it brings back get their parabola.
-    """
-    log_wavelength = np.log10(wavelength)
-    limits = [(plan.redshift[-1], plan.redshift[0]) for plan in plans]
-    start = np.where((weight > 0).any(axis=1), candidates, np.nan)  # (n_set, n_place, n_object)
-    fits = np.full((*start.shape, 5), np.nan)
-    for i, k in np.ndindex(*start.shape[:2]):
-        rows = np.flatnonzero(np.isfinite(start[i, k]))
-        own = flux[rows], weight[rows], log_wavelength, templates[i], start[i, k, rows], limits[i]
-        fits[i, k, rows] = refine_minima(*own, n_turns=near[i, k, rows].astype("int64"))
-    is_close = _is_close(fits[..., CHI2], near, templates)
-    for i, k in np.ndindex(*start.shape[:2]):
-        if limits[i][0] == limits[i][1]:
-            continue
-        for is_begun in (True, False):
-            rows = np.flatnonzero(is_close[i, k] & (near[i, k] == is_begun))
-            own = flux[rows], weight[rows], log_wavelength, templates[i], start[i, k, rows], limits[i]
-            more = {"approached": fits[i, k, rows]} if is_begun else {"n_turns": 1}
-            fits[i, k, rows] = refine_minima(*own, **more)
-    out = np.full((len(flux), start[..., 0].size, len(_HYPOTHESIS)), np.nan)
-    for i, k in np.ndindex(*start.shape[:2]):
-        out[:, i * start.shape[1] + k] = _columns(i, fits[i, k], limits[i], FROM_NETWORK * (k == _N_MINIMA))
-    return out
-
-
-def _is_close(chi2, near, templates):
-    """Choose what may still win after the first parabola: (n_set, n_place, n_object), as `chi2`; NaN never."""
-    is_smooth = np.array([not one.spectype for one in templates])
-    lowest = np.fmin.reduce(np.where(near, chi2, np.nan)[~is_smooth], axis=(0, 1), initial=np.nan)
-    features = np.nan_to_num(np.fmin.reduce(chi2[is_smooth], axis=(0, 1), initial=np.nan) - lowest)
-    return chi2 < lowest + np.maximum(_CLOSE, _CLOSE_PART * features)
-
-
-def _columns(number, fit, limits, flags):
-    """Hypotheses of one set, (n_object, 6), of what `refine_minima` gave."""
-    redshift = fit[:, REDSHIFT]
-    margin = 1e-5 * (1 + redshift)
-    at_edge = (redshift < limits[0] + margin) | (redshift > limits[1] - margin)
-    flags = flags + AT_EDGE * (at_edge & (limits[0] < limits[1]))
-    flags = flags + IS_NEGATIVE * (fit[:, MEAN_MODEL] <= 0) + NO_MINIMUM * (fit[:, IS_MINIMUM] == 0)
-    nothing = np.full(len(fit), np.nan)
-    own = [np.full(len(fit), number), redshift, fit[:, REDSHIFT_ERR], fit[:, CHI2], flags, nothing]
-    return np.where(np.isfinite(redshift)[:, None], np.stack(own, axis=1), np.nan)
-
-
 def _distinct(own, templates, n_best):
     """Keep the best hypotheses of one spectrum that differ in class or in velocity, best first."""
     own = own[np.isfinite(own[:, 5])]
@@ -368,15 +280,10 @@ def _distinct(own, templates, n_best):
     return np.array(kept)
 
 
-def velocity_between(redshift, other):
-    """Return the velocity between two redshifts, km/s, without sign."""
-    return SPEED_OF_LIGHT * np.abs(redshift - other) / (1 + np.minimum(redshift, other))
-
-
 def _table(block, targetid, templates, n_best):
     # of a row that was set aside (NaN) no pixel counts
     spectrum = pd.DataFrame(block[:, : len(_SPECTRUM)], columns=_SPECTRUM).fillna({"n_good": 0, "is_poor": 0})
-    own = block[:, len(_SPECTRUM) :].reshape(-1, len(_HYPOTHESIS))
+    own = block[:, len(_SPECTRUM) :].reshape(-1, len(HYPOTHESIS))
     number = np.where(np.isfinite(own[:, 0]), own[:, 0], len(templates)).astype("int64")
     flags = np.nan_to_num(own[:, 4]).astype("int64")
     table = pd.DataFrame(

@@ -60,37 +60,6 @@ def refine_minima(flux, weight, log_wavelength, one, redshift, limits, *, n_turn
     return out
 
 
-def chi2_at(flux, weight, log_wavelength, one, redshift):
-    """Return the χ² of one spectrum under one template set at exactly this redshift.
-
-    Parameters
-    ----------
-    flux, weight : numpy.ndarray, shape (n_wavelength,), float32
-        As `clean_spectra` gives them.
-    log_wavelength : numpy.ndarray, shape (n_wavelength,)
-        log10 of the observed wavelengths in Å.
-    one : TemplateSet
-        The set.
-    redshift : float
-        Where.
-
-    Returns
-    -------
-    float
-        -2 ln evidence; χ² for templates with free amplitudes.
-    """
-    good = weight > 0
-    root = np.sqrt(weight[good].astype("float64"))
-    scaled = root * flux[good]
-    vectors, log_step = _fine_vectors(one)
-    room = np.empty((len(one.vectors), root.size)), np.empty(root.size, "int64"), np.empty(root.size)
-    gain = evidence(
-        scaled, root, log_wavelength[good], vectors, np.asarray(one.prior_err, "float64"), one.log_first, log_step,
-        np.log10(1 + redshift), *room,
-    )[0]  # fmt: skip
-    return float(scaled @ scaled - gain)
-
-
 @lru_cache(maxsize=64)
 def _fine_vectors(one):
     """Return the vectors on a finer grid, by splines: between close points, straight lines leave χ² smooth."""

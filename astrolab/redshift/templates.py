@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 _OWN = files("astrolab.redshift") / "templates.safetensors"
+_QUASARS = files("astrolab.redshift") / "quasars.safetensors"
 _REDROCK_STEP = 1e-4
 _STAR_LIMIT = 0.005  # 1500 km/s
 # where a Redrock file does not state its redshifts
@@ -106,6 +107,28 @@ def open_templates(path=None):
     return tuple(_read_redrock(one) for one in paths)
 
 
+@lru_cache(maxsize=1)
+def open_quasar_templates():
+    """Open the sets that settle the redshifts of quasars: see `astrolab.redshift.settle`.
+
+    Returns
+    -------
+    tuple of TemplateSet
+        Learned from catalogued quasars; they are not scanned, for what they leave out are the rare ones.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+
+    Examples
+    --------
+    >>> [one.subtype for one in open_quasar_templates()]
+    ['LOZ', 'MIDZ']
+    """
+    return _shipped(_QUASARS)
+
+
 def save_templates(templates, path, card=None):
     """Save template sets as one safetensors file, with a card that says what they were made from.
 
@@ -132,23 +155,27 @@ def save_templates(templates, path, card=None):
     path.with_suffix(".json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
-def templates_card():
-    """Return the card of AstroLab's own templates.
+def templates_card(path=_OWN):
+    """Return the card of templates that AstroLab ships: by default of those that are scanned.
 
     Returns
     -------
     dict
         From what they were made, by which command, and the sha256 of the file.
     """
-    return json.loads(_OWN.with_suffix(".json").read_text())
+    return json.loads(path.with_suffix(".json").read_text())
 
 
 @lru_cache(maxsize=1)
 def _own_templates():
-    content = _OWN.read_bytes()
-    if sha256(content).hexdigest() != templates_card()["sha256"]:
-        raise ValueError(f"'{_OWN}' is damaged: its sha256 is not the one of its card; install AstroLab again.")
-    return _parse(content, _OWN)
+    return _shipped(_OWN)
+
+
+def _shipped(path):
+    content = path.read_bytes()
+    if sha256(content).hexdigest() != templates_card(path)["sha256"]:
+        raise ValueError(f"'{path}' is damaged: its sha256 is not the one of its card; install AstroLab again.")
+    return _parse(content, path)
 
 
 def _parse(content, path):
