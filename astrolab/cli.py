@@ -171,7 +171,7 @@ def run(
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The run folder, new or empty.")] = None,
     n_workers: Annotated[int | None, typer.Option(help="Workers of the cluster, as -p n_workers N.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="auto, cpu, gpu, gateway or tcp://host:port.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="auto, cpu, gpu, gateway, ray or tcp://host:port.")] = None,
     is_json: _AsJson = False,
 ):
     """Run a template in a run folder of its own."""

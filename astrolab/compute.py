@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from contextlib import suppress
 from importlib.util import find_spec
 
@@ -10,9 +11,10 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.diagnostics import nvml
 
-KINDS = ("auto", "cpu", "gpu", "gateway")
+KINDS = ("auto", "cpu", "gpu", "gateway", "ray")
 CONNECT_SECONDS = 5
 GATEWAY_SECONDS = 300
+GPU_FREE_MIN = 2 << 30  # bytes: CUDA itself takes half a GiB, a chunk of spectra and its model the rest
 _PLAIN_LINK = "{scheme}://{host}:{port}/status"  # Dask's own
 
 # a worker is one core: libraries that start threads of their own would fight over it
@@ -43,8 +45,8 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
     kind : str
         ``"cpu"``: processes of this machine, one core each; ``"gpu"``: one worker per GPU of this machine (dask-cuda);
         ``"auto"``: ``"gpu"`` where there are an NVIDIA GPU and dask-cuda, else ``"cpu"``; ``"gateway"``: a cluster of
-        the Dask Gateway that this environment is configured for; or the address of a running scheduler,
-        ``"tcp://host:8786"``.
+        the Dask Gateway that this environment is configured for; ``"ray"``: Dask's graphs on the Ray cluster at
+        ``RAY_ADDRESS``, or on a local one; or the address of a running scheduler, ``"tcp://host:8786"``.
     n_workers : int, optional
         How many workers; by default one per core, or one per GPU.
     threads_per_worker : int
@@ -54,7 +56,7 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
 
     Returns
     -------
-    distributed.Client
+    distributed.Client or RayClient
         The client; in a notebook it prints itself with a link to its dashboard.
 
     Raises
@@ -65,7 +67,7 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
     ImportError
         If `kind` needs a library that is not installed.
     ConnectionError
-        If nobody answers at the address, or the gateway refuses or gives no worker.
+        If the cluster cannot start, nobody answers at the address, or the gateway refuses or gives no worker.
 
     Examples
     --------
@@ -85,6 +87,8 @@ def start_cluster(kind="auto", *, n_workers=None, threads_per_worker=1, memory_l
         )
     if kind == "gateway":
         return _start_gateway(n_workers)
+    if kind == "ray":
+        return _start_ray(n_workers)
     _link_through_hub()
     if kind == "gpu" or (kind == "auto" and why_not_gpu() is None):
         return _start_gpu(n_workers, threads_per_worker, memory_limit)
@@ -101,13 +105,21 @@ def gpu_names():
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1", "NoDevFiles"):
         return []
+    names = _ask_gpus("nvmlDeviceGetName")
+    return [name if isinstance(name, str) else name.decode() for name in names]
+
+
+def _gpu_free_bytes():
+    return [memory.free for memory in _ask_gpus("nvmlDeviceGetMemoryInfo")]
+
+
+def _ask_gpus(question):
     n_gpus = nvml.device_get_count()
     if n_gpus == 0:
         return []
     import pynvml  # there, since nvml has counted
 
-    names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(n_gpus)]
-    return [name if isinstance(name, str) else name.decode() for name in names]
+    return [getattr(pynvml, question)(pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(n_gpus)]
 
 
 def why_not_gpu():
@@ -125,6 +137,33 @@ def why_not_gpu():
             'start_cluster(kind="gpu") finds no NVIDIA GPU on this machine (nvidia-smi lists those it has, and '
             'CUDA_VISIBLE_DEVICES can hide them); type start_cluster("cpu").'
         )
+    return why_not_memory(_gpu_free_bytes())
+
+
+def why_not_memory(free):
+    """Return why GPUs have too little memory.
+
+    Parameters
+    ----------
+    free : list of int
+        Bytes that nobody uses, of each GPU.
+
+    Returns
+    -------
+    str or None
+        One sentence; None where they have enough.
+
+    Examples
+    --------
+    >>> why_not_memory([16 << 30, 16 << 30])
+    """
+    for index, n_bytes in enumerate(free):
+        if n_bytes < GPU_FREE_MIN:
+            return (
+                f'start_cluster(kind="gpu") finds {n_bytes / 2**30:.1f} GiB free on GPU {index}, expected at least '
+                f"{GPU_FREE_MIN / 2**30:.0f} GiB; end what else runs there (nvidia-smi lists it), or type "
+                'start_cluster("cpu").'
+            )
     return None
 
 
@@ -159,19 +198,65 @@ class ClusterClient(Client):
                 cluster.close()
 
 
+class RayClient:
+    """What ``start_cluster("ray")`` gives: while it is open, Dask computes its graphs on Ray.
+
+    Workers keep finished chunks as Dask's do, and Ray starts a task again whose worker died; a row that kills each of
+    them is not set aside there.
+
+    Attributes
+    ----------
+    dashboard_link : str
+        Of Ray's dashboard; empty where Ray was installed without it.
+    """
+
+    def __init__(self, dashboard_link):
+        from ray.util.dask import ray_dask_get
+
+        self.dashboard_link = dashboard_link
+        self._config = dask.config.set(scheduler=ray_dask_get)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def scheduler_info(self):
+        """Return the workers, one a core, as Dask's client does."""
+        import ray
+
+        return {"workers": {f"ray-{i}": {} for i in range(int(ray.cluster_resources().get("CPU", 0)))}}
+
+    def close(self):
+        """Leave the Ray cluster, and stop it where it was started here."""
+        import ray
+
+        self._config.__exit__(None, None, None)
+        ray.shutdown()
+
+
 def _start_cpu(n_workers, threads_per_worker, memory_limit):
     if n_workers is None:
         n_workers = max(1, CPU_COUNT // threads_per_worker)
     with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT, **_FEW_DEATHS}):
-        cluster = LocalCluster(
+        cluster = _start_local(
+            LocalCluster,
             n_workers=n_workers,
             threads_per_worker=threads_per_worker,
             memory_limit=memory_limit,
             processes=True,
-            dashboard_address=":0",  # any free port: two clusters on one machine do not meet
-            silence_logs=logging.ERROR,
         )
     return ClusterClient(cluster)
+
+
+def _start_local(kind, **options):
+    try:
+        # any free port: two clusters on one machine do not meet
+        return kind(dashboard_address=":0", silence_logs=logging.ERROR, **options)
+    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConnectionError(f"no Dask cluster can be started on this machine: {reason}") from error
 
 
 def _start_gpu(n_workers, threads_per_worker, memory_limit):
@@ -186,12 +271,8 @@ def _start_gpu(n_workers, threads_per_worker, memory_limit):
             f'start_cluster(kind="gpu") got n_workers={n_workers}; this machine has {n_gpus} GPUs, one each.'
         )
     with dask.config.set(_FEW_DEATHS):
-        cluster = LocalCUDACluster(
-            n_workers=n_workers,
-            threads_per_worker=threads_per_worker,
-            memory_limit=memory_limit,
-            dashboard_address=":0",
-            silence_logs=logging.ERROR,
+        cluster = _start_local(
+            LocalCUDACluster, n_workers=n_workers, threads_per_worker=threads_per_worker, memory_limit=memory_limit
         )
     return ClusterClient(cluster)
 
@@ -224,12 +305,44 @@ def _start_gateway(n_workers):
             f"the Dask Gateway at {address} gave no worker within {GATEWAY_SECONDS} s: it is full, or its limits are "
             "reached; try later, or type start_cluster()."
         ) from error
-    return _checked(client)
+    return _checked(client, client.run(_version_function()))
 
 
-def _checked(client):
-    """Return a client whose workers have this AstroLab; close it and say so where they have not."""
+def _start_ray(n_workers):
+    if find_spec("ray") is None:
+        raise ImportError('start_cluster(kind="ray") needs Ray: pip install "astrolab-research[ray]"')
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_ray_answers(address, n_workers)
+    import ray
 
+    try:
+        made = ray.init(address or "local", num_cpus=n_workers, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises nothing narrower when it cannot start
+        reason = " ".join(str(error).split())
+        raise ConnectionError(f"the Ray cluster {address or 'of this machine'} cannot be used: {reason}") from error
+    client = RayClient(made.dashboard_url and f"http://{made.dashboard_url}")
+    version_there = _version_function()
+    return _checked(client, {"Ray": ray.get(ray.remote(version_there).remote())})
+
+
+def _check_ray_answers(address, n_workers):
+    """Ray itself waits for minutes, and then ends the process."""
+    if n_workers is not None:
+        raise ValueError(f"RAY_ADDRESS is {address}, a cluster that has its own workers; leave n_workers out.")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except ValueError as error:
+        raise ValueError(f"RAY_ADDRESS is {address!r}, expected host:port, such as 10.0.0.1:6379.") from error
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at RAY_ADDRESS {address} within {CONNECT_SECONDS} s; start one there with "
+            '"ray start --head", or unset RAY_ADDRESS to start one here.'
+        ) from error
+
+
+def _version_function():
     def version_there():  # a function of a function travels whole: it needs no astrolab there
         from importlib.metadata import PackageNotFoundError, version
 
@@ -238,13 +351,18 @@ def _checked(client):
         except PackageNotFoundError:
             return None
 
-    here = version_there()
-    for worker, there in client.run(version_there).items():
+    return version_there
+
+
+def _checked(client, versions):
+    """Return a client whose workers have this AstroLab; close it and say so where they have not."""
+    here = _version_function()()
+    for worker, there in versions.items():
         if there != here:
             client.close()
             has = f"has astrolab-research {there}" if there else "has no astrolab-research"
             raise ValueError(
-                f"the Dask worker at {worker} {has}, expected {here} as here: "
+                f"the worker at {worker} {has}, expected {here} as here: "
                 f'pip install "astrolab-research=={here}" in the environment of the workers.'
             )
     return client
@@ -269,4 +387,4 @@ def _join(address, n_workers):
         ) from error
     except ValueError as error:  # an unknown protocol, a port that is no number
         raise ValueError(f"start_cluster got the address {address!r}; expected tcp://host:port ({error}).") from error
-    return _checked(client)
+    return _checked(client, client.run(_version_function()))

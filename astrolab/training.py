@@ -1,14 +1,19 @@
 """Training: one loop for every model."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from dask.base import tokenize
+from torch import distributed as group
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
+from astrolab.ranks import run_ranks
 from astrolab.schema import OBJECT, check_spectra
 from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
 
@@ -57,6 +62,7 @@ def fit(
     patience=10,
     seed=0,
     device="auto",
+    n_workers=1,
     checkpoint_path=None,
     progress=True,
 ):
@@ -85,6 +91,10 @@ def fit(
         Seed of split, order and sampling.
     device : str, optional
         ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``. Mixed precision (bfloat16) on a GPU only.
+    n_workers : int, optional
+        Dask workers of the cluster in use that train together (torch's DistributedDataParallel), each on its core or
+        GPU and with its share of every batch; 1 trains here. Batches and noise are the same whatever their number, so
+        that the loss curve is the same up to the order of sums. The first of them writes the checkpoint.
     checkpoint_path : path-like, optional
         File rewritten every few seconds, whole and sealed (`save_chunk`); when it exists, training goes on from it.
     progress : bool, optional
@@ -99,7 +109,9 @@ def fit(
     ------
     ValueError
         If fewer than two usable objects are left to train on, or the checkpoint is damaged or belongs to another
-        training.
+        training, or there are fewer than `n_workers` workers.
+    ConnectionError
+        If a worker dies while several train together; with a checkpoint, the same call goes on.
 
     Examples
     --------
@@ -110,8 +122,36 @@ def fit(
     ['epoch', 'loss_train', 'loss_valid']
     """
     check_spectra(spectra)
+    if n_workers < 1:
+        raise ValueError(f"n_workers is {n_workers}, expected at least 1.")
+    path = None if checkpoint_path is None else Path(checkpoint_path).absolute()
+    settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
+    limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience}
+    if n_workers == 1:
+        history = _fit(model, spectra, _Team(), settings, limits, device, path, progress)
+    else:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        arguments = model, spectra, settings, limits, device, path
+        folder = None if path is None else path.parent
+        weights, history = run_ranks(_fit_as_rank, n_workers, *arguments, folder=folder)
+        model.load_state_dict(weights)
+        model.to("cpu").eval()
+    return pd.DataFrame(history, columns=["epoch", "loss_train", "loss_valid"]).astype({"epoch": "int64"})
+
+
+def _fit_as_rank(model, spectra, settings, limits, device, path):
+    """In a worker, beside others: the group of processes is there."""
+    history = _fit(model, spectra, _Team.of_group(), settings, limits, device, path, progress=False)
+    return model.state_dict(), history
+
+
+def _fit(model, spectra, team, settings, limits, device, path, progress):
+    """Train a model in place, and return its curve."""
     device = _choose_device(device)
-    parts = {name: _load_part(spectra, name, n, seed, device) for name, n in _part_sizes(n_train).items()}
+    seed, batch_size = settings["seed"], settings["batch_size"]
+    sizes = _part_sizes(limits["n_train"])
+    parts = {name: _load_part(spectra, name, n, seed, device) for name, n in sizes.items()}
     n_objects = len(parts["train"][0])
     if n_objects < 2:
         raise ValueError(
@@ -121,27 +161,83 @@ def fit(
     if len(parts["valid"][0]) == 0:  # a handful of objects: better no early stopping than none to learn from
         parts["valid"] = parts["train"]
     model.to(device)
-    state = _State(model, learning_rate)
-    settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate, "n_train": n_objects}
+    state = _State(model, settings["learning_rate"])
+    settings = settings | {"n_train": n_objects}
     settings["spectra"] = tokenize(parts["train"][0].cpu().numpy(), parts["valid"][0].cpu().numpy())
-    if checkpoint_path and Path(checkpoint_path).exists():
-        state.load(checkpoint_path, settings)
+    if path and path.exists():
+        state.load(path, settings)
     batch_size = int(min(batch_size, max(16, n_objects // 20)))
+    loss_of = team.gather_gradients(model)
+    n_epochs, patience = limits["n_epochs"], limits["patience"]
     bar = tqdm(total=n_epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress, mininterval=1)
     saved = 0.0
     with bar:
         while state.epoch < n_epochs and state.n_worse < patience:
-            loss_train = _train_epoch(model, state, parts["train"], batch_size, seed)
-            state.record(loss_train, _valid_loss(model, parts["valid"]))
+            loss_train = _train_epoch(loss_of, model, state, parts["train"], batch_size, seed, team)
+            state.record(loss_train, _valid_loss(model, parts["valid"], team))
             is_last = state.epoch == n_epochs or state.n_worse == patience
-            if checkpoint_path and (is_last or time.monotonic() - saved > _CHECKPOINT_EVERY):
-                state.save(checkpoint_path, settings)
+            if path and team.rank == 0 and (is_last or time.monotonic() - saved > _CHECKPOINT_EVERY):
+                state.save(path, settings)
                 saved = time.monotonic()
             bar.update()
             bar.set_postfix(loss=f"{state.history[-1][1]:.4g}", valid=f"{state.history[-1][2]:.4g}")
     model.load_state_dict(state.best)
     model.to("cpu").eval()
-    return pd.DataFrame(state.history, columns=["epoch", "loss_train", "loss_valid"]).astype({"epoch": "int64"})
+    return state.history
+
+
+class _Team:
+    """The processes that train together, by default this one alone; each takes every n-th row of a batch."""
+
+    def __init__(self, rank=0, n_ranks=1):
+        self.rank, self.n_ranks = rank, n_ranks
+
+    @classmethod
+    def of_group(cls):
+        return cls(group.get_rank(), group.get_world_size())
+
+    def share(self, rows):
+        return rows[self.rank :: self.n_ranks]
+
+    def sum(self, value):
+        if self.n_ranks == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        group.all_reduce(total)
+        return float(total)
+
+    def gather_gradients(self, model):
+        """Return the model's loss; its gradients are averaged over the team."""
+        return model.loss if self.n_ranks == 1 else DistributedDataParallel(_Loss(model))
+
+    def noise(self, n_rows):
+        return nullcontext() if self.n_ranks == 1 else _SharedNoise(self, n_rows)
+
+
+class _Loss(torch.nn.Module):
+    """The loss of a model as a module, which is what torch distributes."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, flux, ivar):
+        return self.model.loss(flux, ivar)
+
+
+class _SharedNoise(TorchFunctionMode):
+    """Each process draws the noise of the whole batch and takes its rows: it is the same whatever their number."""
+
+    def __init__(self, team, n_rows):
+        super().__init__()
+        self.team, self.n_rows = team, n_rows
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.randn_like:
+            like = args[0]
+            whole = torch.randn((self.n_rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
+            return self.team.share(whole)
+        return function(*args, **(kwargs or {}))
 
 
 class _State:
@@ -195,7 +291,7 @@ class _State:
         self.n_worse = described["n_worse"]
 
 
-def _train_epoch(model, state, part, batch_size, seed):
+def _train_epoch(loss_of, model, state, part, batch_size, seed, team):
     flux, ivar = part
     model.train()
     total = 0.0
@@ -204,26 +300,28 @@ def _train_epoch(model, state, part, batch_size, seed):
         order = torch.randperm(len(flux)).to(flux.device)
         for start in range(0, len(flux), batch_size):
             rows = order[start : start + batch_size]
-            with torch.autocast("cuda", torch.bfloat16, enabled=flux.is_cuda):
-                loss = model.loss(flux[rows], ivar[rows])
+            mine = team.share(rows)
+            with torch.autocast("cuda", torch.bfloat16, enabled=flux.is_cuda), team.noise(len(rows)):
+                loss = loss_of(flux[mine], ivar[mine])
             state.optimizer.zero_grad(set_to_none=True)
-            loss.mean().backward()
+            # the mean of the batch: what the team averages are sums over shares, which may differ by a row
+            (loss.sum() * team.n_ranks / len(rows)).backward()
             # one broken spectrum must not throw the weights away
             torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
             state.optimizer.step()
             total += float(loss.detach().sum())
-    return total / len(flux)
+    return team.sum(total) / len(flux)
 
 
 @torch.no_grad()
-def _valid_loss(model, part, batch_size=1024):
+def _valid_loss(model, part, team, batch_size=1024):
     model.eval()
-    flux, ivar = part
+    flux, ivar = (team.share(rows) for rows in part)
     total = sum(
         float(model.loss(flux[i : i + batch_size], ivar[i : i + batch_size]).sum())
         for i in range(0, len(flux), batch_size)
     )
-    return total / len(flux)
+    return team.sum(total) / len(part[0])
 
 
 def _load_part(spectra, name, n_objects, seed, device):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from astrolab.compute import KINDS, gpu_names, start_cluster, why_not_gpu
+from astrolab.compute import KINDS, gpu_names, start_cluster, why_not_gpu, why_not_memory
 
 
 def _threads_of_libraries():
@@ -109,6 +109,27 @@ def test_gpus_can_be_hidden(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu_names() == []
     assert why_not_gpu() is not None
+
+
+def test_a_gpu_with_too_little_memory_is_said():
+    reason = why_not_memory([16 << 30, 400 << 20])
+    assert reason.startswith('start_cluster(kind="gpu") finds 0.4 GiB free on GPU 1, expected at least 2 GiB; end what')
+    assert why_not_memory([2 << 30]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "reason"),
+    [({"memory_limit": "lots"}, {}, "lots"), ({}, {"temporary-directory": "/proc/nowhere"}, "/proc/nowhere")],
+    ids=["memory", "folder"],
+)
+def test_a_cluster_that_cannot_start_is_said(options, config, reason):
+    import dask
+
+    with dask.config.set(config), pytest.raises(ConnectionError) as caught:
+        start_cluster("cpu", n_workers=1, **options)
+    assert str(caught.value).startswith("no Dask cluster can be started on this machine: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.gpu

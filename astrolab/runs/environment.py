@@ -18,6 +18,7 @@ _EXTRAS = {
     "s3": ("s3fs", "reading s3:// addresses"),
     "gpu": ("dask_cuda", "one Dask worker per GPU"),
     "hub": ("dask_gateway", "clusters of a Dask Gateway"),
+    "ray": ("ray", "Dask's graphs on a Ray cluster"),
     "lab": ("jupyterlab", "the notebooks in JupyterLab"),
 }
 
