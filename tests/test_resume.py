@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from astrolab.runs import ResumeError, find_template, resume_run, run_status, run_template, verify_run
+from astrolab.runs import ResumeError, RunError, find_template, resume_run, run_status, run_template, verify_run
 from astrolab.runs.driver import RunningError
 from astrolab.settings import settings
 from astrolab.stores.publish import write_whole
@@ -212,6 +212,17 @@ def test_a_scheduler_that_goes_away(slow, tmp_path):
     assert f"astrolab resume {run_dir}" in said
     status = run_status(run_dir)
     assert (status.state, status.n_done, status.n_failed) == ("failed", 3, 0)
+
+
+def test_a_cluster_that_nobody_answers_for_ends_the_run_before_its_work(slow, tmp_path):
+    nobody = {"cluster": "tcp://127.0.0.1:9", "n_workers": None, "place": str(slow)}
+    with pytest.raises(
+        RunError, match=r"ConnectionError: no Dask scheduler answers at tcp://127.0.0.1:9.*resume"
+    ) as caught:
+        run_template("slow", run_dir=tmp_path / "run", progress=False, **nobody)
+    assert "\n" not in str(caught.value)
+    assert n_computed(slow) == 0
+    assert run_status(tmp_path / "run").state == "failed"
 
 
 def test_what_is_not_the_same_run_is_refused(tmp_path, monkeypatch):
