@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
+from astrolab.anomaly.windows import NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 from astrolab.simulation.sky import AIRGLOW
 
@@ -135,9 +136,7 @@ def _measure_rows(
     for i in range(n_object):
         for k in range(n_wavelength):
             sigma[k] = residual[i, k] * np.sqrt(weight[i, k])
-            weighted[k + 1] = weighted[k] + residual[i, k] * weight[i, k]
-            total[k + 1] = total[k] + weight[i, k]
-            count[k + 1] = count[k] + (weight[i, k] > 0)
+        running_sums(residual[i], weight[i], weighted, total, count)
         stretch = 1 + redshift[i]
         # where the whole spectrum is misfit, one more misfit is no evidence
         power, n = 0.0, 0
@@ -187,14 +186,14 @@ def _sky(sigma, weight, wavelength, stretch, airglow, row):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _contrast(weighted, total, count, span, k):
-    """Return how far the mean residual redwards of pixel k stands above that bluewards of it, in sigma."""
+def _contrast2(weighted, total, count, span, k):
+    """Return how far the mean residual redwards of pixel k differs from that bluewards of it, in sigma, squared."""
     left, right = max(k - span, 0), min(k + span, len(count) - 1)
     if count[k] - count[left] < 0.6 * span or count[right] - count[k] < 0.6 * span:
-        return np.nan
+        return 0.0
     below, above = total[k] - total[left], total[right] - total[k]
-    difference = (weighted[right] - weighted[k]) / above - (weighted[k] - weighted[left]) / below
-    return difference / np.sqrt(1 / above + 1 / below)
+    difference = (weighted[right] - weighted[k]) * below - (weighted[k] - weighted[left]) * above
+    return difference * difference / (below * above * (below + above))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -207,30 +206,28 @@ def _step(weighted, total, count, span, wavelength, stretch, row):
             continue
         here, beside = 0.0, 0.0
         for k in range(max(middle - 2 * span, span), min(middle + 2 * span, len(wavelength) - span)):
-            contrast = np.abs(_contrast(weighted, total, count, span, k))
-            if not np.isfinite(contrast):
-                continue
             if abs(k - middle) <= 1:  # a pixel may straddle the edge
-                here = max(here, contrast)
+                here = max(here, _contrast2(weighted, total, count, span, k))
             elif abs(k - middle) > span // 2:
-                beside = max(beside, contrast)
-        if here - beside > best:
-            best, at = here - beside, edge
+                beside = max(beside, _contrast2(weighted, total, count, span, k))
+        excess = np.sqrt(here) - np.sqrt(beside)
+        if excess > best:
+            best, at = excess, edge
     row[2], row[5] = np.log1p(best), at
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _loss(weighted, total, count, n_absorbed, widths, wavelength, stretch, row):
     """Find the most significant missing flux where neither forest nor outflow can be the reason."""
-    best, at, span = 0.0, 0, 1
+    best, found, span = 0.0, 0, 1
+    power = np.zeros(len(wavelength), "float32")
     for width in widths:
-        for k in range(len(wavelength) - width + 1):
-            is_measured = count[k + width] - count[k] >= 0.6 * width
-            if not is_measured or n_absorbed[k + width] - n_absorbed[k] > 0.1 * width:
-                continue
-            power = weighted[k + width] - weighted[k]
-            if power < 0:
-                significance = -power / np.sqrt(total[k + width] - total[k])
-                if significance > best:
-                    best, at, span = significance, k, width
-    row[3], row[6], row[7] = np.log1p(best), wavelength[at + span // 2] * stretch, span
+        windows = power[: len(wavelength) - width + 1]
+        window_powers(weighted, total, count, width, 0.6, windows)
+        low, high, n_most = n_absorbed[: len(windows)], n_absorbed[width:], int(0.1 * width)
+        for k in range(len(windows)):
+            windows[k] = windows[k] if high[k] - low[k] <= n_most else np.float32(0)
+        at = first_largest(windows, NEGATIVE)
+        if -windows[at] > best:
+            best, found, span = -windows[at], at, width
+    row[3], row[6], row[7] = np.log1p(np.sqrt(best)), wavelength[found + span // 2] * stretch, span

@@ -14,6 +14,7 @@ from numba import njit
 
 from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
+from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
 from astrolab.schema import WAVELENGTH_REST
 from astrolab.stores.passes import map_chunks
@@ -26,6 +27,18 @@ TROUGH_WIDTHS = (4, 8, 16)
 # columns that no model has a say in
 _SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS)
 _WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
+
+# of each width, the first of its columns among the bands and among the troughs; -1 where there is none
+_WINDOW_PLACES = np.array(
+    [
+        (
+            width,
+            2 * BAND_WIDTHS.index(width) if width in BAND_WIDTHS else -1,
+            2 * (len(BAND_WIDTHS) + TROUGH_WIDTHS.index(width)) if width in TROUGH_WIDTHS else -1,
+        )
+        for width in sorted({*BAND_WIDTHS, *TROUGH_WIDTHS})
+    ]
+)
 
 _BATCH = 1024
 
@@ -191,43 +204,47 @@ def _score_batch(models, flux, ivar, redshift, wavelength):
 def _score_residual(model, flux, ivar, is_good, redshift, wavelength):
     """Score what one model leaves of each spectrum."""
     out = model(_tensor(flux), _tensor(ivar))
-    residual = np.where(is_good, flux - out.flux_model.numpy(), 0).astype("float32")
-    weight = np.where(is_good, out.ivar_model.numpy(), 0).astype("float32")
+    residual, weight = np.empty(flux.shape, "float32"), np.empty(flux.shape, "float32")
     columns = np.empty((len(flux), 1 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
-    mean_square = (residual**2 * weight).sum(axis=1) / np.maximum(is_good.sum(axis=1), 1)
-    columns[:, 0] = np.log(np.maximum(mean_square, 1e-6))
-    _find_windows(residual, weight, wavelength, np.array(BAND_WIDTHS), np.array(TROUGH_WIDTHS), columns[:, 1:])
+    _subtract_model(flux, is_good, out.flux_model.numpy(), out.ivar_model.numpy(), residual, weight, columns[:, 0])
+    _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 1:])
     evidence = artefact_evidence(residual, weight, wavelength, redshift)
     return np.concatenate([columns, evidence, out.latent_mean.numpy()], axis=1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _find_windows(residual, weight, wavelength, band_widths, trough_widths, columns):
+def _subtract_model(flux, is_good, flux_model, ivar_model, residual, weight, log_chi2):
+    """Fill residual and weight, 0 where not measured, and ln of the mean square residual in sigma."""
+    for i in range(len(flux)):
+        power, n_good = 0.0, 0
+        for k in range(flux.shape[1]):
+            residual[i, k] = flux[i, k] - flux_model[i, k] if is_good[i, k] else np.float32(0)
+            weight[i, k] = ivar_model[i, k] if is_good[i, k] else np.float32(0)
+            power += residual[i, k] * residual[i, k] * weight[i, k]
+            n_good += is_good[i, k]
+        log_chi2[i] = np.log(max(power / max(n_good, 1), 1e-6))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _find_windows(residual, weight, wavelength, places, columns):
     """Fill the most significant window of each width and its middle: of either sign, then of missing flux."""
-    n_object, n_wavelength = residual.shape
+    n_wavelength = residual.shape[1]
     weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
-    for i in range(n_object):
-        for k in range(n_wavelength):
-            weighted[k + 1] = weighted[k] + residual[i, k] * weight[i, k]
-            total[k + 1] = total[k] + weight[i, k]
-            count[k + 1] = count[k] + (weight[i, k] > 0)
-        column = 0
-        for widths, is_trough in ((band_widths, False), (trough_widths, True)):
-            for width in widths:
-                best, at = 0.0, 0
-                for k in range(n_wavelength - width + 1):
-                    # a window that is mostly unmeasured says nothing
-                    if count[k + width] - count[k] > 0.5 * width:
-                        inside = weighted[k + width] - weighted[k]
-                        power = inside * inside / (total[k + width] - total[k])
-                        if power > best and not (is_trough and inside > 0):
-                            best, at = power, k
-                significance = np.sqrt(best)
-                if not is_trough and weighted[at + width] < weighted[at]:
-                    significance = -significance
-                columns[i, column] = significance
-                columns[i, column + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
-                column += 2
+    power = np.zeros(n_wavelength, "float32")
+    for i in range(len(residual)):
+        running_sums(residual[i], weight[i], weighted, total, count)
+        for j in range(len(places)):
+            width, of_band, of_trough = places[j]
+            windows = power[: n_wavelength - width + 1]
+            window_powers(weighted, total, count, width, 0.5, windows)
+            if of_band >= 0:
+                at = first_largest(windows, EITHER_SIGN)
+                columns[i, of_band] = np.sign(power[at]) * np.sqrt(np.abs(power[at]))
+                columns[i, of_band + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
+            if of_trough >= 0:
+                at = first_largest(windows, NEGATIVE)
+                columns[i, of_trough] = np.sqrt(max(-power[at], np.float32(0)))
+                columns[i, of_trough + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
 
 
 def _of_model(name):
