@@ -1,48 +1,60 @@
 """How fast a store becomes scores, beside what the machine allows: ``python -m benchmarks.rank``.
 
 On simulated DESI-like spectra (7781 pixels) it times, on the same Dask workers and one after the other: reading and
-decompressing every chunk and nothing else; the networks on resident arrays and nothing else (together: the limit); and
-the whole way store → rest frame → network → scores. Ratios are results; times belong to this machine.
+decompressing every chunk and nothing else; the networks on resident arrays and nothing else (together: the limit); the
+matrix products of the networks alone; and the whole way store → rest frame → networks → scores. Then what a user would
+write instead, in one process a worker. Ratios are results; times belong to this machine.
 """
 
 import argparse
 import json
+import os
 import tempfile
-import time
+from pathlib import Path
 
+import numpy as np
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 import astrolab as al
 from astrolab.anomaly.scores import raw_scores
 from astrolab.models.files import model_from_bytes, model_to_bytes
+from benchmarks.survey import save_repeated
+from benchmarks.timing import PeakMemory, best_of_each
 
 N_WAVELENGTH = 1500
-CHUNK = 512
+CHUNK = 1024
+N_ALTERNATIVE = 2000
+SPENDER = 24  # spectra/s on a machine like this one, encode and decode (13.5 M parameters): measured apart
 
 
 def main():
     """Print the rates as a table, or as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n-objects", type=int, default=8192)
+    parser.add_argument("--n-objects", type=int, nargs="+", default=[8192], help="sizes, such as 10000 30000 100000")
     parser.add_argument("--n-workers", type=int, default=2)
     parser.add_argument("--n-models", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures = measure(options.n_objects, options.n_workers, options.n_models)
+    figures = {n: measure(n, options.n_workers, options.n_models) for n in options.n_objects}
     if options.json:
         print(json.dumps(figures, indent=2))
         return
-    table = Table(title=f"{options.n_objects:,} simulated spectra, {options.n_workers} workers of one thread")
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,.2f}" if value < 100 else f"{value:,.0f}")
-    Console().print(table)
+    for n_objects, some in figures.items():
+        table = Table(title=f"{n_objects:,} simulated spectra, {options.n_workers} workers of one thread")
+        table.add_column("what")
+        table.add_column("figure", justify="right")
+        for name, value in some.items():
+            table.add_row(name, f"{value:,.2f}" if value < 100 else f"{value:,.0f}")
+        Console().print(table)
+    if len(figures) > 1:
+        memory = [some["peak memory of client and workers, MB"] for some in figures.values()]
+        print(f"peak memory from the smallest to the largest: × {memory[-1] / memory[0]:.2f}")
 
 
-def measure(n_objects, n_workers, n_models):
-    """Return rates (spectra/s) and their ratios.
+def measure(n_objects, n_workers, n_models, n_alternative=N_ALTERNATIVE):
+    """Return rates (spectra/s), their ratios, and memory.
 
     Parameters
     ----------
@@ -50,32 +62,63 @@ def measure(n_objects, n_workers, n_models):
         Spectra in the store; Dask workers of one thread each.
     n_models : list of int
         How many models score at once; each number is measured.
+    n_alternative : int, optional
+        Spectra for the user's alternative.
 
     Returns
     -------
     dict
         Name to number.
     """
-    with tempfile.TemporaryDirectory() as folder, al.start_cluster("cpu", n_workers=n_workers) as client:
-        al.save_spectra(al.simulate_survey(n_objects, seed=0, chunk_size=CHUNK), f"{folder}/spectra.zarr")
-        spectra = al.open_spectra(f"{folder}/spectra.zarr")
-        rest = al.normalize_flux(al.to_restframe(spectra, al.rest_grid(1000, 7500, N_WAVELENGTH)))
-        models = [al.VAE(n_wavelength=N_WAVELENGTH) for _ in range(max(n_models))]
-        # compile, import and fill the page cache before timing
-        raw_scores(models, rest.isel(object=slice(0, 2 * CHUNK)))
-        _read(spectra)
-        read = _best(lambda: _read(spectra))
-        figures = {"reading alone, spectra/s": n_objects / read}
-        for n in n_models:
-            network = _best(lambda n=n: _network(client, models[:n], n_objects))
-            whole = _best(lambda n=n: raw_scores(models[:n], rest))
-            figures |= {
-                f"networks alone, spectra/s, {n} models": n_objects / network,
-                f"store to scores, spectra/s, {n} models": n_objects / whole,
-                f"share of the limit (reading + networks), {n} models": (read + network) / whole,
-                f"1.6 million at this rate, minutes (an extrapolation), {n} models": 1.6e6 * whole / n_objects / 60,
-            }
+    with tempfile.TemporaryDirectory() as folder:
+        spectra = save_repeated(Path(folder) / "spectra.zarr", n_objects)
+        some = spectra.isel(object=slice(n_alternative)).compute()
+        tasks = {"alternative": lambda: _write_it_yourself(some, n_workers)}
+        # before there are workers, so that it has the machine for itself
+        alternative = best_of_each(tasks, n_rounds=1)["alternative"]
+        with al.start_cluster("cpu", n_workers=n_workers) as client:
+            figures = _measure_on(client, spectra, n_models)
+    per_spectrum = alternative.processor / some.sizes["object"]
+    figures["what a user would write, spectra/s"] = some.sizes["object"] / alternative.wall
+    for n in n_models:
+        whole = figures[f"store to scores, {n} models, spectra/s"]
+        figures[f"times what a user would write, {n} models"] = whole / figures["what a user would write, spectra/s"]
+        own = 1e-6 * figures[f"processor time a spectrum, µs, {n} models"]
+        figures[f"the same in processor time, {n} models"] = per_spectrum / own
+        figures[f"times spender's rate ({SPENDER}/s, measured apart), {n} models"] = whole / SPENDER
     return figures
+
+
+def _measure_on(client, spectra, n_models):
+    n_objects = spectra.sizes["object"]
+    rest = al.normalize_flux(al.to_restframe(spectra, al.rest_grid(1000, 7500, N_WAVELENGTH)))
+    models = [al.VAE(n_wavelength=N_WAVELENGTH) for _ in range(max(n_models))]
+    # compile, import and fill the page cache before timing
+    raw_scores(models, rest.isel(object=slice(0, 2 * CHUNK)))
+    tasks = {"reading alone": lambda: _read(spectra)}
+    for n in n_models:
+        tasks |= {
+            f"networks alone, {n} models": lambda n=n: _network(client, models[:n], n_objects, _evaluate),
+            f"matrix products alone, {n} models": lambda n=n: _network(client, models[:n], n_objects, _multiply),
+            f"store to scores, {n} models": lambda n=n: raw_scores(models[:n], rest),
+        }
+    processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
+    with PeakMemory([psutil.Process(), *processes]) as memory:
+        spent = best_of_each(tasks, processes)
+    figures = {f"{name}, spectra/s": n_objects / one.wall for name, one in spent.items()}
+    for n in n_models:
+        read, whole = spent["reading alone"], spent[f"store to scores, {n} models"]
+        for what in ("networks", "matrix products"):
+            alone = spent[f"{what} alone, {n} models"]
+            figures[f"share of the limit (reading + {what}), {n} models"] = (read.wall + alone.wall) / whole.wall
+            figures[f"the same in processor time (reading + {what}), {n} models"] = (
+                read.processor + alone.processor
+            ) / whole.processor
+        figures[f"1.6 million at this rate, minutes (an extrapolation), {n} models"] = (
+            1.6e6 * whole.wall / n_objects / 60
+        )
+        figures[f"processor time a spectrum, µs, {n} models"] = 1e6 * whole.processor / n_objects
+    return figures | {"peak memory of client and workers, MB": memory.megabytes}
 
 
 def _read(spectra):
@@ -83,10 +126,10 @@ def _read(spectra):
     (spectra["flux"].data[:, 0].sum() + spectra["ivar"].data[:, 0].sum()).compute(optimize_graph=False)
 
 
-def _network(client, models, n_objects):
+def _network(client, models, n_objects, function):
     packed = [model_to_bytes(model) for model in models]
     blocks = [
-        client.submit(_evaluate, packed, min(CHUNK, n_objects - i), i, pure=False) for i in range(0, n_objects, CHUNK)
+        client.submit(function, packed, min(CHUNK, n_objects - i), i, pure=False) for i in range(0, n_objects, CHUNK)
     ]
     client.gather(blocks)
 
@@ -101,14 +144,36 @@ def _evaluate(packed, n_rows, seed):
         return sum(float(model_from_bytes(*one).eval()(flat, flat).flux_model[0, 0]) for one in packed)
 
 
-def _best(function, n_times=3):
-    """Return the shortest of a few times: the one with the least of other programs in it."""
-    seconds = []
-    for _ in range(n_times):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def _multiply(packed, n_rows, seed):
+    """Put flat spectra through the layers of the networks: matrix products, and what is between them."""
+    import torch
+
+    torch.set_num_threads(1)
+    flat = torch.full((n_rows, 2 * N_WAVELENGTH), 1.0 + seed % 7)
+    total = 0.0
+    with torch.inference_mode():
+        for one in packed:
+            model = model_from_bytes(*one).eval()
+            total += float(model.decoder(model.encoder(flat)[:, : model.n_latent])[0, 0])
+    return total
+
+
+def _write_it_yourself(spectra, n_processes):
+    """Do what a user would write: np.interp one by one, PCA-20 and an isolation forest of scikit-learn."""
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import IsolationForest
+
+    grid = al.rest_grid(1000, 7500, N_WAVELENGTH)
+    flux, ivar, redshift = spectra["flux"].values, spectra["ivar"].values, spectra["redshift"].values
+    rest = np.zeros((len(flux), N_WAVELENGTH))
+    for i in range(len(flux)):
+        good = ivar[i] > 0
+        if good.any() and np.isfinite(redshift[i]):
+            wavelength = spectra["wavelength"].values[good] / (1 + redshift[i])
+            rest[i] = np.interp(grid, wavelength, flux[i][good], 0, 0)
+            rest[i] /= max(abs(np.median(rest[i])), 1e-3)
+    features = PCA(20, random_state=0).fit_transform(rest)
+    return IsolationForest(random_state=0, n_jobs=n_processes).fit(features).score_samples(features)
 
 
 if __name__ == "__main__":

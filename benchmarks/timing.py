@@ -1,0 +1,86 @@
+"""Time things in turn, by the clock and by the processor time they take."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import psutil
+
+
+class Spent(NamedTuple):
+    """What a task took at best.
+
+    Attributes
+    ----------
+    wall, processor : float
+        Seconds by the clock, and of processor time in all processes; a busy machine stretches the former alone.
+    """
+
+    wall: float
+    processor: float
+
+
+def best_of_each(tasks, processes=(), n_rounds=3):
+    """Time functions in turn, a few rounds, so that what else the machine does meets them alike.
+
+    Parameters
+    ----------
+    tasks : dict of str to callable
+        What to time.
+    processes : sequence of psutil.Process, optional
+        Whose processor time counts, beside that of this process.
+    n_rounds : int, optional
+        How often.
+
+    Returns
+    -------
+    dict of str to Spent
+        The least of each: the one with the least of other programs in it.
+    """
+    everyone = [psutil.Process(), *processes]
+    spent = {name: [] for name in tasks}
+    for _ in range(n_rounds):
+        for name, function in tasks.items():
+            processor, wall = _processor_seconds(everyone), time.perf_counter()
+            function()
+            spent[name].append((time.perf_counter() - wall, _processor_seconds(everyone) - processor))
+    return {name: Spent(*map(min, zip(*times, strict=True))) for name, times in spent.items()}
+
+
+class PeakMemory:
+    """The largest sum of the resident memory of processes while this block runs, looked at ten times a second.
+
+    Parameters
+    ----------
+    processes : sequence of psutil.Process
+        Whose.
+
+    Attributes
+    ----------
+    megabytes : float
+        The peak so far.
+    """
+
+    def __init__(self, processes):
+        self._processes = processes
+        self.megabytes = 0.0
+
+    def __enter__(self):
+        self._is_on = True
+        self._pool = ThreadPoolExecutor(1)
+        self._watch = self._pool.submit(self._look)
+        return self
+
+    def __exit__(self, *error):
+        self._is_on = False
+        self._watch.result()
+        self._pool.shutdown()
+
+    def _look(self):
+        while self._is_on:
+            self.megabytes = max(self.megabytes, sum(process.memory_info().rss for process in self._processes) / 1e6)
+            time.sleep(0.1)
+
+
+def _processor_seconds(processes):
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
