@@ -14,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 import astrolab as al
 from astrolab.anomaly.scores import raw_scores
 from astrolab.models.files import model_from_bytes, model_to_bytes
 from benchmarks.survey import save_repeated
-from benchmarks.timing import PeakMemory, best_of_each
+from benchmarks.timing import PeakMemory, best_of_each, print_figures
 
 N_WAVELENGTH = 1500
 CHUNK = 1024
@@ -42,12 +40,7 @@ def main():
         print(json.dumps(figures, indent=2))
         return
     for n_objects, some in figures.items():
-        table = Table(title=f"{n_objects:,} simulated spectra, {options.n_workers} workers of one thread")
-        table.add_column("what")
-        table.add_column("figure", justify="right")
-        for name, value in some.items():
-            table.add_row(name, f"{value:,.2f}" if value < 100 else f"{value:,.0f}")
-        Console().print(table)
+        print_figures(f"{n_objects:,} simulated spectra, {options.n_workers} workers of one thread", some)
     if len(figures) > 1:
         memory = [some["peak memory of client and workers, MB"] for some in figures.values()]
         print(f"peak memory from the smallest to the largest: × {memory[-1] / memory[0]:.2f}")

@@ -1,10 +1,13 @@
 """Time things in turn, by the clock and by the processor time they take."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import psutil
+from rich.console import Console
+from rich.table import Table
 
 
 class Spent(NamedTuple):
@@ -80,6 +83,28 @@ class PeakMemory:
         while self._is_on:
             self.megabytes = max(self.megabytes, sum(process.memory_info().rss for process in self._processes) / 1e6)
             time.sleep(0.1)
+
+
+def print_figures(title, figures, is_json=False):
+    """Print figures as a table, or as JSON.
+
+    Parameters
+    ----------
+    title : str
+        What was measured.
+    figures : dict of str to float
+        Name to number.
+    is_json : bool, optional
+        As JSON.
+    """
+    if is_json:
+        print(json.dumps(figures, indent=2, ensure_ascii=False))
+        return
+    table = Table("what", title=title)
+    table.add_column("figure", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.3g}" if value < 100 else f"{value:,.0f}")
+    Console().print(table)
 
 
 def _processor_seconds(processes):

@@ -1,0 +1,78 @@
+"""How fast DESI files become a store, beside plain reading of the same bytes: ``python -m benchmarks.ingest``.
+
+The bytes that ingestion needs are flux, ivar and mask of the three cameras. They are read by astropy into arrays of the
+machine's byte order, and as raw bytes, in the same run, one thread each; ingestion also verifies checksums, coadds the
+cameras, sorts, compresses and writes.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+import astrolab as al
+from benchmarks.timing import best_of_each, print_figures
+
+PARTS = tuple(f"{camera}_{part}" for camera in "BRZ" for part in ("FLUX", "IVAR", "MASK"))
+
+
+def main():
+    """Print the rates and their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n-objects", type=int, default=2000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    print_figures(f"{options.n_objects:,} simulated DESI spectra", measure(options.n_objects), options.json)
+
+
+def measure(n_objects):
+    """Return rates (spectra/s) and their ratios.
+
+    Parameters
+    ----------
+    n_objects : int
+        Spectra in the files.
+
+    Returns
+    -------
+    dict
+        Name to number.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        paths = al.write_desi_files(al.simulate_survey(n_objects, seed=0), root / "desi", progress=False)
+        spent = best_of_each(
+            {
+                "plain reading by astropy": lambda: [_read_plainly(path) for path in paths],
+                "reading of raw bytes": lambda: [_read_bytes(path) for path in paths],
+                "files to store": lambda: al.ingest_survey(
+                    "desi", root / "desi", root / "spectra.zarr", overwrite=True, progress=False
+                ),
+            }
+        )
+    figures = {f"{name}, spectra/s": n_objects / one.wall for name, one in spent.items()}
+    plain, whole = spent["plain reading by astropy"], spent["files to store"]
+    return figures | {
+        "files": len(paths),
+        "share of plain reading": plain.wall / whole.wall,
+        "share of plain reading, in processor time": plain.processor / whole.processor,
+    }
+
+
+def _read_plainly(path):
+    with fits.open(path, memmap=False) as file:
+        return [np.ascontiguousarray(file[part].data, file[part].data.dtype.newbyteorder("=")) for part in PARTS]
+
+
+def _read_bytes(path):
+    with fits.open(path) as file, path.open("rb") as raw:
+        for part in PARTS:
+            info = file[part].fileinfo()
+            raw.seek(info["datLoc"])
+            raw.read(info["datSpan"])
+
+
+if __name__ == "__main__":
+    main()
