@@ -1,7 +1,9 @@
 """How the vetting page feels: a real Chromium presses keys and drags sliders, and the table of times is printed.
 
 ``python -m benchmarks.vetting_latency`` simulates a ranking of DESI's size a spectrum, serves it on the loopback
-address and vets it. Times are those a person sees: from the key to the next frame that shows the answer.
+address and vets it. Times are those a person sees: from the key to the next frame that shows the answer. Beside them
+stand what an act costs the processors of the server and of the browser, and the kilobytes that the websocket carries to
+the page: these hardly depend on what else the machine does.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import xarray as xr
 
 from astrolab.plots import ranking_table
@@ -24,6 +27,9 @@ from astrolab.stores.spectra import save_spectra
 
 FIRST_ID = 39_627_652_591_521_181
 LIMITS = {"first plot": 3000, "next candidate": 300, "smoothing redraw": 100, "verdict stored": 200}  # ms
+LIMITS["vetted by quality"] = 500  # stored, and the next one there: the sum of the two
+N_FIRST = 5
+PAUSE_MS = 400  # a vetter looks; what was put off is done meanwhile
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 # press a key; the time until what the server answers has come to a model of the page, and the frame after is painted
@@ -31,7 +37,7 @@ _TIME = """
 async ([key, what]) => {
   const models = Bokeh.documents.flatMap((one) => [...one._all_models.values()])
   const find = {
-    plot: () => models.find((one) => one.data && !Array.isArray(one.data) && "residual" in one.data),
+    plot: () => models.find((one) => one.data && !Array.isArray(one.data) && "flux" in one.data && "low" in one.data),
     verdict: () => models.find((one) => typeof one.text === "string" && /status/.test(one.text)),
   }
   const model = find[what]()
@@ -95,35 +101,69 @@ def start_server(run_dir, home):
     return process, found.group()
 
 
-def measure(address, n_times):
-    """Return the times of each act, in ms."""
+class _Cost:
+    """What was spent since the last look: ms of the server's and of the browser's processors, kB to the page."""
+
+    def __init__(self, server, view):
+        self._server, self._n_bytes = psutil.Process(server.pid), 0
+        view.on("websocket", lambda socket: socket.on("framereceived", self._count))
+        self.since()
+
+    def _count(self, frame):
+        self._n_bytes += len(frame)
+
+    def since(self):
+        now = np.array([_cpu_ms(self._server), sum(map(_cpu_ms, _chromium())), self._n_bytes / 1000])
+        spent, self._last = now - getattr(self, "_last", now), now
+        return spent
+
+
+def _cpu_ms(process):
+    try:
+        return 1000 * sum(process.cpu_times()[:2])
+    except psutil.Error:  # it has ended
+        return 0.0
+
+
+def _chromium():
+    return [one for one in psutil.Process().children(recursive=True) if "chrom" in one.name()]
+
+
+def measure(address, server, n_times):
+    """Return the times of each act in ms, and what one of each costs: a dict of lists, a dict of arrays."""
     from playwright.sync_api import sync_playwright
 
+    times, costs = {"first plot": []}, {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        times = {"first plot": []}
-        for _ in range(3):  # the first of a fresh server reads everything
+        for _ in range(N_FIRST):  # the first of a fresh server reads everything
             view = browser.new_context(viewport={"width": 1366, "height": 768}).new_page()
+            cost = _Cost(server, view)
             start = time.perf_counter()
             view.goto(address)
             view.locator("#current-verdict").wait_for(timeout=120_000)
             view.locator("dialog").wait_for(state="attached", timeout=120_000)
             times["first plot"].append(1000 * (time.perf_counter() - start))
-        view.wait_for_timeout(2000)
+            view.wait_for_timeout(3000)
+            costs["first plot"] = costs.get("first plot", 0) + cost.since() / N_FIRST
         keys = {
             "next candidate": [("n", "plot")] * n_times,
             "smoothing redraw": [("sd"[number // 10 % 2], "plot") for number in range(n_times)],
             "verdict stored": [("arqx"[number % 4], "verdict") for number in range(n_times)],
+            "vetted by quality": [("01234"[number % 5], "plot") for number in range(n_times)],
         }
         for act, strokes in keys.items():
-            times[act] = []
+            times[act], costs[act] = [], 0
             for key, what in strokes:
                 if act == "verdict stored":
                     view.evaluate(_TIME, ["n", "plot"])
+                    view.wait_for_timeout(PAUSE_MS)
+                cost.since()
                 times[act].append(view.evaluate(_TIME, [key, what]))
-                view.wait_for_timeout(100)
+                view.wait_for_timeout(PAUSE_MS)
+                costs[act] = costs[act] + cost.since() / len(strokes)
         browser.close()
-    return times
+    return times, costs
 
 
 def main():
@@ -139,14 +179,15 @@ def main():
         write_run(run_dir, options.objects, options.wavelengths)
         process, address = start_server(run_dir, home)
         try:
-            times = measure(address, options.times)
+            times, costs = measure(address, process, options.times)
         finally:
             process.terminate()
             process.wait(timeout=20)
     rows = []
     for act, taken in times.items():
         p50, p95 = np.percentile(np.array(taken, float), [50, 95])
-        rows.append({"act": act, "n": len(taken), "p50 ms": p50, "p95 ms": p95, "limit ms": LIMITS[act]})
+        row = {"act": act, "n": len(taken), "p50 ms": p50, "p95 ms": p95, "limit ms": LIMITS[act]}
+        rows.append(row | dict(zip(("server cpu ms", "browser cpu ms", "kB"), costs[act], strict=True)))
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.0f"))
     print(f"{options.objects} objects of {options.wavelengths} pixels; load {os.getloadavg()[0]:.1f}")
 

@@ -14,17 +14,20 @@ import numpy as np
 import panel as pn
 import pytest
 import xarray as xr
+from bokeh.events import SelectionGeometry
 
 from astrolab.dashboards.cache import SpectrumCache
 from astrolab.dashboards.facts import facts_html, sky_links
 from astrolab.dashboards.keyboard import HELP, Keyboard, keyboard_view
-from astrolab.dashboards.latent_map import nearest_row
+from astrolab.dashboards.latent_map import latent_view, nearest_row, rows_within
 from astrolab.dashboards.order import merged_order
 from astrolab.dashboards.progress import campaign_html
 from astrolab.dashboards.serve import RunFolderError, open_run, page, serve_run
 from astrolab.dashboards.spectrum_card import spectrum_view
 from astrolab.dashboards.state import VettingState
+from astrolab.dashboards.tables import chosen_view, queue_view, ranking_view
 from astrolab.dashboards.team import agreement_html
+from astrolab.dashboards.thinning import thinned_rows
 from astrolab.dashboards.vetting import vetting_app, vetting_layout
 from astrolab.plots import ranking_table
 from astrolab.settings import settings
@@ -305,10 +308,11 @@ def test_the_figures_stay_and_their_sources_follow(state, ranked):
     good = ranked["ivar"].values[row] > 0
     assert np.isfinite(pixels.data["flux"]).tolist() == good.tolist()
     sigma = (ranked["flux"] - ranked["flux_model"]).values[row] * np.sqrt(ranked["ivar"].values[row])
-    np.testing.assert_allclose(pixels.data["residual"][good], sigma[good], rtol=1e-4)
+    residuals = residual.select_one({"name": "residual"}).data_source
+    np.testing.assert_allclose(residuals.data["residual"][good], sigma[good], rtol=1e-4)
     assert flux.x_range is residual.x_range
     press(state, "o")
-    np.testing.assert_allclose(pixels.data["x"], ranked["wavelength_rest"] * (1 + state.redshift), rtol=1e-12)
+    np.testing.assert_allclose(pixels.data["x"], ranked["wavelength_rest"] * (1 + state.redshift), rtol=1e-6)
     press(state, "o", "l", "t", "m")
     assert not any(r.visible for name in ("lines", "model", "masks") for r in flux.select({"name": name}))
 
@@ -340,6 +344,92 @@ def test_ranking_again_keeps_the_queues_own_places(state):
     assert list(state.moves.columns) == ["new rank", "old rank", "moved", "targetid", "row", "why"]
     assert state.moves["why"].str.contains("labelled|most like").all()
     assert merged_order([0, 1, 2], set(), [5, 5, 6], [6, 5]) == [2, 0, 1]
+
+
+def test_the_order_of_a_ranking_again_is_there_after_a_reload(state):
+    press(state, "a", "4", "r", "4", "g")
+    again = reopened(state)
+    assert again.order == state.order != sorted(state.order)
+    edwin = reopened(state, "edwin")
+    assert edwin.order == list(range(len(edwin.session.queue)))
+    with pytest.raises(ValueError, match="expected each of the"):
+        state.session.keep_order(state.order[1:])
+    with pytest.raises(PermissionError, match="viewer"):
+        reopened(state, "bob", "viewer").session.keep_order(state.order)
+
+
+def test_a_ranking_of_nothing_has_an_empty_queue(ranked, catalog):
+    campaign = open_campaign(catalog, "nothing", ranking_columns(ranked.isel(object=[])))
+    assert campaign.session("vera", "vetter").queue == ()
+
+
+def test_a_choice_on_the_map_narrows_queue_and_tables(state):
+    queue, by_rank, chip, one = queue_view(state), ranking_view(state), chosen_view(state), latent_view(state)
+    figure = one[1].object
+    xs, ys = ((axis.start, axis.end) for axis in (figure.x_range, figure.y_range))
+    middle, top = sum(xs) / 2, ys[1]
+    box = {"type": "rect", "x0": xs[0], "x1": middle, "y0": ys[0], "y1": top}
+    figure._trigger_event(SelectionGeometry(figure, box, final=False))
+    assert state.chosen is None
+    figure._trigger_event(SelectionGeometry(figure, box, final=True))
+    n_chosen = len(state.chosen)
+    assert 0 < n_chosen < len(state.table)
+    assert (chip.label, chip.visible) == (f"{n_chosen} selected · clear", True)
+    assert (
+        set(queue.value["targetid"]) == set(by_rank.value["targetid"]) == set(state.table["name"].iloc[[*state.chosen]])
+    )
+    for _ in range(70):
+        press(state, "n")
+        assert state.row in state.chosen
+    assert "end of what you chose" in state.message
+    by_rank.selection = [0]
+    assert state.row == min(state.chosen)
+    state.go_to_row(min(set(range(60)) - state.chosen))  # another object, by its address
+    press(state, "n")
+    assert state.row in state.chosen
+    chip.clicks += 1
+    assert state.chosen is None
+    assert (len(queue.value), chip.visible) == (len(state.order), False)
+    state.choose([])
+    assert "nothing is chosen" in state.message
+
+
+def test_a_lasso_takes_what_it_encloses():
+    places = np.array([[0.0, 0.0], [2.0, 2.0], [2.0, 0.0]])
+    assert rows_within(places, {"type": "poly", "x": [1, 3, 3], "y": [-1, -1, 1]}).tolist() == [2]
+    assert rows_within(places, {"type": "span"}).tolist() == []
+
+
+def test_thinning_keeps_every_extreme_and_every_gap():
+    rng = np.random.default_rng(0)
+    x, flux = np.linspace(3600, 9824, 7781), rng.normal(size=7781)
+    flux[5000], flux[3000:3400] = 60, np.nan
+    rows = thinned_rows(x, flux, x[0], x[-1])
+    assert len(rows) <= 2000
+    for column in np.array_split(np.arange(7781 // 8 * 8), 7781 // 8):  # what a column of the screen shows
+        if np.isfinite(flux[column]).any():
+            kept = np.intersect1d(column, rows)
+            assert {np.nanmin(flux[column]), np.nanmax(flux[column])} <= set(flux[kept])
+    assert np.isnan(flux[rows]).sum() > 40
+    zoomed = thinned_rows(x, flux, 5000, 5500)
+    seen = np.flatnonzero((x >= 5000) & (x <= 5500))
+    assert np.isin(seen, zoomed).all()
+    assert (zoomed[0], zoomed[-1]) <= (8, 7780)
+
+
+def test_a_zoom_asks_for_all_pixels(catalog, ranked):
+    fine = ranked.isel(object=slice(0, 3)).interp(wavelength_rest=np.geomspace(1216, 2900, 7781), method="nearest")
+    campaign = open_campaign(catalog, "fine", ranking_columns(fine))
+    state = VettingState(SpectrumCache(fine), campaign.session("vera", "vetter"), run_id="fine")
+    flux = figures(spectrum_view(state))[0]
+    source = flux.select_one({"name": "model"}).data_source
+    whole = source.data["x"]
+    assert len(whole) <= 2000
+    assert whole.dtype == np.float32  # half the bytes
+    flux.x_range.update(start=1500, end=1600)
+    wavelength = fine["wavelength_rest"].values
+    n_pixels = np.count_nonzero((wavelength >= 1500) & (wavelength <= 1600))
+    assert np.count_nonzero((source.data["x"] >= 1500) & (source.data["x"] <= 1600)) == pytest.approx(n_pixels, abs=2)
 
 
 def test_numbers_of_the_campaign_and_the_team(state):

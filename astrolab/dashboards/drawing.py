@@ -1,22 +1,116 @@
-"""When Bokeh's own models may be changed: under the lock of their page."""
+"""When the page is changed: all that one act of the person changes travels in one message, and only once.
+
+A message costs milliseconds on either side, whatever is in it. So views do not draw when a parameter changes, but ask
+to be drawn; what is asked for twice in an act is drawn once, at its end, with what the act changed itself. What a
+person does not look at first (neighbours, map, tables) is drawn late, after the browser has painted the rest.
+"""
+
+from contextlib import contextmanager
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import panel as pn
 
+LATE_MS = 60  # a browser paints every 17 ms
 
-def draw_soon(draw, pane=None):
-    """Call a function that changes Bokeh models as soon as the page's lock allows; at once where there is no server.
+_ACTING = WeakKeyDictionary()  # document -> None: an act is under way
+_SOON, _LATE = WeakKeyDictionary(), WeakKeyDictionary()  # document -> what is to be drawn, a dict of functions
+
+
+@contextmanager
+def one_message():
+    """Send all that changes in the context as one message, what is drawn soon included."""
+    document = _served_document()
+    if document is None or document in _ACTING:
+        yield
+        return
+    _ACTING[document] = None
+    try:
+        with pn.io.hold(document):
+            try:
+                yield
+            finally:
+                _draw_all(_SOON.pop(document, {}))
+    finally:
+        del _ACTING[document]
+
+
+def draw_soon(draw, pane=None, *, is_late=False):
+    """Call a function that changes the page at the end of the act that is under way; at once where there is no server.
 
     Parameters
     ----------
     draw : callable
-        Without arguments.
+        Without arguments; it is called once, however often it was asked for. It may change Bokeh's own models.
     pane : panel.pane.Bokeh, optional
         What holds the models: a notebook is told of the change.
+    is_late : bool, optional
+        After the browser has painted what is drawn soon.
     """
-    document = pn.state.curdoc
-    if document is not None and document.session_context is not None:
-        document.add_next_tick_callback(draw)
+    document = _served_document()
+    if document is None:
+        draw()
+        if pane is not None:
+            pn.io.push_notebook(pane)
         return
-    draw()
-    if pane is not None:
-        pn.io.push_notebook(pane)
+    waiting = (_LATE if is_late else _SOON).setdefault(document, {})
+    is_first = not waiting
+    waiting[draw] = None
+    if is_late and is_first:
+        document.add_timeout_callback(partial(_draw, document, _LATE), LATE_MS)
+    elif is_first and document not in _ACTING:
+        document.add_next_tick_callback(partial(_draw, document, _SOON))
+
+
+class _Words(pn.pane.HTML):
+    """A pane whose text changes alone: Panel would send style sheets again, and the browser lay out the page anew."""
+
+    priority = 0  # nobody else gets one
+
+    def _update(self, ref, model):
+        model.text = self._transform_object(self.object)["object"]
+
+
+def html_view(state, names, words, **options):
+    """Return a pane of HTML that follows some parameters.
+
+    Parameters
+    ----------
+    state : VettingState
+        The one state.
+    names : list of str
+        Its parameters.
+    words : callable
+        Takes the state, returns the HTML.
+    **options
+        Of `panel.pane.HTML`.
+
+    Returns
+    -------
+    panel.pane.HTML
+    """
+    pane = _Words(words(state), **options)
+
+    def write():
+        pane.object = words(state)
+
+    state.param.watch(lambda *_: draw_soon(write), names)
+    return pane
+
+
+def _draw(document, waiting):
+    with one_message():
+        _draw_all(waiting.pop(document, {}))
+
+
+def _draw_all(waiting):
+    for draw in waiting:
+        draw()
+
+
+def _served_document():
+    """Return the document of a page whose browser listens, or None."""
+    document = pn.state.curdoc
+    if document is None or document.session_context is None:
+        return None
+    return document

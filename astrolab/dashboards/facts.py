@@ -4,15 +4,18 @@ from html import escape
 from urllib.parse import urlencode
 
 import numpy as np
-import panel as pn
+
+from astrolab.dashboards.drawing import html_view
 
 _STYLE = "a { color: inherit; } :host { overflow-wrap: anywhere; font-size: 13px; line-height: 1.3; }"
 
 
 def facts_view(state):
     """Return the facts of the object that is looked at."""
-    return pn.pane.HTML(
-        pn.bind(lambda _: facts_html(state.current), state.param.position),
+    return html_view(
+        state,
+        ["position"],
+        lambda state: facts_html(state.current),
         sizing_mode="stretch_width",
         height=86,
         margin=(2, 10),

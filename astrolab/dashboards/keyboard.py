@@ -3,6 +3,8 @@
 import param
 from panel.custom import JSComponent
 
+from astrolab.dashboards.drawing import one_message
+
 LABEL_KEYS = {"a": "anomaly", "r": "regular", "q": "unsure", "x": "artefact"}
 FLAG_KEYS = {"R": "R", "C": "C", "S": "S", "A": "artefact", "P": "astrophysics"}
 QUALITIES = {
@@ -136,7 +138,8 @@ class Keyboard(JSComponent):
     def _handle_msg(self, data):
         key, name = (data.get("key"), data.get("id")) if isinstance(data, dict) else (None, None)
         if isinstance(key, str) and key in self._actions:
-            self._actions[key](str(name)[:64])
+            with one_message():
+                self._actions[key](str(name)[:64])
 
 
 def keyboard_view(state):

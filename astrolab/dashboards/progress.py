@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 import panel as pn
 
-from astrolab.dashboards.drawing import draw_soon
+from astrolab.dashboards.drawing import draw_soon, html_view
 from astrolab.dashboards.tables import data_table
 from astrolab.stores.catalog import CatalogError
 
@@ -15,9 +15,9 @@ EVERY = 20  # verdicts after which the queue is ranked again
 def progress_view(state):
     """Return how far this person is, and the button that ranks again."""
 
-    def text(verdicts):
+    def text(state):
         pace = f" · {np.median(state.seconds):.0f} s" if state.seconds else ""
-        return f"<b>{len(verdicts)} of {len(state.order)} vetted</b>{pace}"
+        return f"<b>{len(state.verdicts)} of {len(state.order)} vetted</b>{pace}"
 
     again = pn.widgets.Button(
         label="Rank again (g)",
@@ -38,7 +38,7 @@ def progress_view(state):
 
     state.param.watch(learn, "verdicts")
     return pn.Row(
-        pn.pane.HTML(pn.bind(text, state.param.verdicts), margin=(6, 8), width=140),
+        html_view(state, ["verdicts"], text, margin=(6, 8), width=140),
         again,
         by_itself,
         height=32,

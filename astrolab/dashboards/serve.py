@@ -84,6 +84,8 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
             **login,
         )
         server.start()
+        for survey, _ in surveys:
+            survey.prefetch()
         # the loop runs this only when it runs, and then it answers
         explorer = "" if len(runs) > 1 else f"\nexplorer:     http://{HOST}:{port}/explore"
         words = f"vetting page: http://{HOST}:{port}/   (Ctrl+C stops it){explorer}"
@@ -181,6 +183,8 @@ def _pages(runs, regions, surveys, catalog, role_of):
         pages[f"/explore{name}"] = lambda number=number, vet_path=name or "./": explorer_page(
             runs[number], *surveys[number], *person(), vet_path
         )
+    for run, spectra, campaign in zip(runs, caches, campaigns, strict=True):  # what the first visitor would wait for
+        page(run, spectra, campaign.session(owner, "viewer") if len(spectra.table) else None).main[0].get_root()
     return pages if len(runs) == 1 else {"/": lambda: _index(runs)} | pages
 
 
@@ -218,7 +222,8 @@ def page(run, spectra, session, survey=None, explore_path=None):
     asked = _asked()
     who = f" · {session.role}: {session.user}" if session else ""
     link = None if explore_path is None else (explore_path, "explore the survey")
-    template = _template(f"AstroLab vetting · {run.run_id}{who}", link)
+    # no busy indicator: it would send two messages an act
+    template = _template(f"AstroLab vetting · {run.run_id}{who}", link, busy_indicator=None)
     template.main.append(_content(run, spectra, session, asked, survey))
     return template
 
@@ -252,9 +257,9 @@ def _asked():
     return {name: values[0].decode("utf-8", "replace") for name, values in (pn.state.session_args or {}).items()}
 
 
-def _template(title, link):
+def _template(title, link, **options):
     """Return an empty page, with a link (address, words) to another in its header."""
-    template = _Page(title=title, theme="dark" if _asked().get("theme") == "dark" else "default")
+    template = _Page(title=title, theme="dark" if _asked().get("theme") == "dark" else "default", **options)
     template._render_variables["link"] = link
     if pn.state.curdoc is not None:
         pn.state.curdoc.js_on_event("connection_lost", CustomJS(code="window.lose_connection()"))

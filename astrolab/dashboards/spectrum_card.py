@@ -1,6 +1,10 @@
-"""The spectrum card: figures that stay, and data sources that are filled anew for each object."""
+"""The spectrum card: figures that stay, and data sources that are filled anew for each object.
 
-from functools import partial
+What changes from object to object is data, and nothing that a figure would be laid out anew for: its title stands above
+it, as text.
+"""
+
+from html import escape
 
 import numpy as np
 import panel as pn
@@ -8,12 +12,13 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, Range1d
 from bokeh.plotting import figure
 
-from astrolab.dashboards.drawing import draw_soon
+from astrolab.dashboards.drawing import draw_soon, html_view
+from astrolab.dashboards.thinning import thinned_rows
 from astrolab.plots.spectra import covered_range, flux_range, masked_runs, place_names, smooth_flux
 from astrolab.plots.style import BLUE, GREY, ORANGE, SKY, VERMILLION
 from astrolab.stores.publish import StoreError
 
-HEIGHT, HEIGHT_RESIDUAL = 285, 125
+HEIGHT, HEIGHT_RESIDUAL = 268, 125
 _ROW = 0.062  # of the height: a row of line names
 _AROUND_LINE = 0.04  # of its wavelength: what a zoom on a line shows on either side
 _EDGES = {"min_border_left": 62, "min_border_right": 10}
@@ -22,17 +27,23 @@ _EDGES = {"min_border_left": 62, "min_border_right": 10}
 def spectrum_view(state):
     """Return the spectrum card: flux with 1 sigma, masks, reconstruction, residual, line names, and their controls."""
     card = _Card(state)
-    return pn.Column(card.pane, _controls(state), sizing_mode="stretch_width", margin=0)
+    title = html_view(state, ["position", "redshift"], _title, margin=(0, 10), height=17)
+    return pn.Column(title, card.pane, _controls(state), sizing_mode="stretch_width", margin=0)
 
 
 class _Card:
     """The two figures of one page."""
 
     def __init__(self, state):
-        self._state, self._auto = state, (0.0, 1.0)
+        self._state, self._auto, self._frame = state, (0.0, 1.0), None
+        self._x, self._seen, self._sent = (
+            np.array([]),
+            None,
+            None,
+        )  # wavelengths, `Pixels`, the view that has them in full
         color = SKY if pn.config.theme == "dark" else BLUE
-        names = ("x", "flux", "low", "high", "model", "residual")
-        self._pixels = ColumnDataSource({name: np.array([]) for name in names})
+        self._pixels = ColumnDataSource({name: np.array([]) for name in ("x", "flux", "low", "high", "model")})
+        self._residuals = ColumnDataSource({name: np.array([]) for name in ("x", "residual")})
         self._masks, self._regions = (ColumnDataSource({"x0": [], "x1": [], "text": []}) for _ in range(2))
         self._lines = ColumnDataSource({name: [] for name in ("x", "name", "at", "y")})
         self._x_range = Range1d(0, 1)
@@ -44,11 +55,13 @@ class _Card:
             margin=0,
         )
         self.draw()
-        watch = {self._redraw: ["position", "redshift", "smoothing", "is_observed"]}
+        watch = {self.draw: ["position", "redshift", "is_observed"], self._fill_flux: ["smoothing"]}
         watch |= {self._show_parts: ["with_lines", "with_model", "with_masks"], self._zoom_on_line: ["line"]}
         for act, names in watch.items():
-            soon = partial(self._soon, act)
+            soon = self._soon(act)
             state.param.watch(soon, names, onlychanged=names != ["line"])  # "the whole spectrum" also where it is named
+        for edge in ("start", "end"):
+            self._x_range.on_change(edge, lambda attr, old, new: draw_soon(self._refine, self.pane, is_late=True))
 
     def _figure(self, height, **options):
         one = figure(
@@ -72,7 +85,7 @@ class _Card:
 
     def _flux_figure(self, color):
         one = self._figure(HEIGHT)
-        one.title.text_font_size, one.axis.axis_label_text_font_size = "13px", "11px"
+        one.axis.axis_label_text_font_size = "11px"
         one.yaxis.axis_label = self._state.spectra.flux_label
         one.extra_y_ranges = {"names": Range1d(0, 1)}
         band = one.varea("x", "low", "high", source=self._pixels, fill_color=GREY, fill_alpha=0.4)
@@ -100,39 +113,38 @@ class _Card:
         one.axis.axis_label_text_font_size = "11px"
         one.hspan(y=[-3, 3], line_color=VERMILLION, line_dash="dashed")
         one.hspan(y=[0], line_color=GREY)
-        one.step("x", "residual", source=self._pixels, color=color, line_width=0.8, mode="center")
+        one.step("x", "residual", source=self._residuals, color=color, line_width=0.8, mode="center", name="residual")
         return one
 
-    def _soon(self, act, *events):
-        draw_soon(partial(act, *events), self.pane)
-
-    def _redraw(self, *events):
-        if any(event.name == "is_observed" for event in events):
-            self._x_range.update(start=self._auto[0], end=self._auto[1])  # a zoom in another frame means nothing
-        self.draw()
+    def _soon(self, act):
+        return lambda *_: draw_soon(act, self.pane)
 
     def draw(self):
         """Fill the figures with the object that is looked at."""
         state = self._state
         try:
-            pixels = state.spectra.spectrum(state.row)
+            self._seen = state.spectra.spectrum(state.row)
         except (StoreError, OSError) as error:
-            self._flux.title.text = f"this spectrum cannot be read: {error}"
-            self._pixels.data = {name: np.array([]) for name in self._pixels.data}
+            self._seen, self._frame = None, None
+            self._flux.yaxis.axis_label = f"this spectrum cannot be read: {error}"[:60]
+            for source in (self._pixels, self._residuals):
+                source.data = {name: np.array([]) for name in source.data}
             return
+        if self._frame != state.is_observed:
+            self._x_range.update(start=self._auto[0], end=self._auto[1])  # a zoom in another frame means nothing
+            self._residual.xaxis.axis_label = f"{'observed' if state.is_observed else 'rest'} wavelength (Å)"
+            self._flux.yaxis.axis_label = state.spectra.flux_label
+        self._frame = state.is_observed
         known = state.redshift is not None
         observed = state.spectra.observed(state.redshift_ranked)
-        x = observed if state.is_observed else observed / (1 + (state.redshift if known else 0.0))
-        self._fit_x_range(covered_range(x, pixels.flux))
-        self._fill_pixels(x, pixels)
-        starts, stops = masked_runs(x, pixels.flux)
+        self._x = observed if state.is_observed else observed / (1 + (state.redshift if known else 0.0))
+        self._fit_x_range(covered_range(self._x, self._seen.flux))
+        self._fill_flux()
+        self._fill_residual()
+        starts, stops = masked_runs(self._x, self._seen.flux)
         self._masks.data = {"x0": starts, "x1": stops, "text": [""] * len(starts)}
-        self._fill_regions(x[0] / observed[0])
+        self._fill_regions(self._x[0] / observed[0])
         self._fill_lines(known)
-        self._flux.title.text = _title(state.current)
-        at = "" if state.is_observed or not known else f" at z = {state.redshift:.5g}"
-        frame = "observed" if state.is_observed else "rest"
-        self._residual.xaxis.axis_label = f"{frame} wavelength{at} (Å)"
 
     def _fit_x_range(self, covered):
         """Show all of the object, unless the person has zoomed: then the zoom stays."""
@@ -143,22 +155,37 @@ class _Card:
         if not is_zoomed:
             self._x_range.update(start=self._auto[0], end=self._auto[1])
 
-    def _fill_pixels(self, x, pixels):
+    def _refine(self):
+        """Send what the view needs in full, where it was zoomed or moved."""
+        view = self._x_range.start, self._x_range.end
+        if self._seen is not None and len(self._pixels.data["x"]) < len(self._x) and view != self._sent:
+            self._fill_flux()
+            self._fill_residual()
+
+    def _fill_flux(self):
+        x, pixels = self._x, self._seen
+        if pixels is None:
+            return
         shown, shown_err = smooth_flux(pixels.flux, pixels.err, self._state.smoothing)
         good = np.isfinite(shown)
         bridge = np.interp(x, x[good], shown[good]) if good.any() else np.zeros_like(x)  # a band knows no gaps
         half = np.where(good, shown_err, 0)
-        nothing = np.full_like(x, np.nan)
-        model = nothing if pixels.model is None else pixels.model
-        residual = nothing if pixels.model is None else (pixels.flux - pixels.model) / pixels.err
-        columns = {"x": x, "flux": shown, "low": bridge - half, "high": bridge + half}
-        columns |= {"model": model, "residual": residual}
-        self._pixels.data = columns
-        is_seen = (x >= self._x_range.start) & (x <= self._x_range.end)
+        model = np.full_like(x, np.nan) if pixels.model is None else pixels.model
+        self._sent = self._x_range.start, self._x_range.end
+        rows = thinned_rows(x, shown, *self._sent)
+        columns = {"x": x, "flux": shown, "low": bridge - half, "high": bridge + half, "model": model}
+        self._pixels.data = {name: column[rows].astype("float32") for name, column in columns.items()}
+        is_seen = (x >= self._sent[0]) & (x <= self._sent[1])
         seen = is_seen if (is_seen & np.isfinite(pixels.flux)).sum() > 8 else slice(None)
         model = None if pixels.model is None else pixels.model[seen]
         low, high, _ = flux_range(pixels.flux[seen], pixels.err[seen], model, n_rows=0)
         _set_range(self._flux.y_range, low, low + (high - low) * 1.16)
+
+    def _fill_residual(self):
+        x, pixels = self._x, self._seen
+        residual = np.full_like(x, np.nan) if pixels.model is None else (pixels.flux - pixels.model) / pixels.err
+        rows = thinned_rows(x, residual, *self._sent)
+        self._residuals.data = {"x": x[rows].astype("float32"), "residual": residual[rows].astype("float32")}
         finite = np.abs(residual[np.isfinite(residual)])
         limit = max(5.0, min(30.0, float(np.quantile(finite, 0.995)) * 1.1)) if len(finite) else 5.0
         _set_range(self._residual.y_range, -limit, limit)
@@ -189,10 +216,10 @@ class _Card:
                 for renderer in one.select({"name": name}):
                     renderer.visible = is_shown
 
-    def _zoom_on_line(self, event):
+    def _zoom_on_line(self):
         low, high = self._auto
-        if event.new in self._lines.data["name"]:
-            x = self._lines.data["x"][self._lines.data["name"].index(event.new)]
+        if self._state.line in self._lines.data["name"]:
+            x = self._lines.data["x"][self._lines.data["name"].index(self._state.line)]
             low, high = x * (1 - _AROUND_LINE), x * (1 + _AROUND_LINE)
         self._x_range.update(start=low, end=high)
         self.draw()
@@ -229,11 +256,14 @@ def _controls(state):
     return pn.Row(redshift, *buttons, smoothing, grid, margin=0, sizing_mode="stretch_width")
 
 
-def _title(row):
+def _title(state):
+    row, here = state.current, state.redshift
     parts = [row["name"], row["spectype"]]
     parts += [f"z = {row['redshift']:.4f}" if np.isfinite(row["redshift"]) else "no redshift"]
     parts += [f"S/N {row['snr']:.1f}"] if np.isfinite(row["snr"]) else []
-    return "  ·  ".join(part for part in map(str, parts) if part)
+    text = "  ·  ".join(escape(part) for part in map(str, parts) if part)
+    moved = "" if here is None or here == state.redshift_ranked else f"  ·  drawn at z = {here:.5g}"
+    return f"<b style='font-size:13px;white-space:pre'>{text}{moved}</b>"
 
 
 def _set_range(axis, start, end):

@@ -47,6 +47,8 @@ class VettingState(param.Parameterized):
         The spectral line that the plot is zoomed on; empty shows the whole spectrum.
     flags, spectype, tags, comment : list, str, list, str
         What goes with the next verdict; tags are standard comments.
+    chosen : frozenset of int or None
+        The rows that the queue is narrowed to; None is all of them.
     verdicts : dict
         Place -> this person's verdict that stands there, as stored.
     moves : pandas.DataFrame or None
@@ -71,6 +73,7 @@ class VettingState(param.Parameterized):
     spectype = param.Selector(default="", objects=list(SPECTYPES))
     tags = param.List(default=[])
     comment = param.String(default="")
+    chosen = param.Parameter(default=None)
     verdicts = param.Dict(default={})
     moves = param.Parameter(default=None)
     message = param.String(default="")
@@ -89,7 +92,7 @@ class VettingState(param.Parameterized):
             self._places[str(slot.targetid)] = slot.position
         self._position_of, self._drafts, self._page = {}, {}, uuid4().hex
         self.started, self.n_stored, self.seconds = time.monotonic(), 0, []
-        self.order = [slot.position for slot in session.queue]
+        self.order = session.kept_order() or [slot.position for slot in session.queue]
         self._read_verdicts()
         self._shown_at = self._shown = None
         first = next((at for at in self.order if at not in self.verdicts), 0)  # go on where one stopped
@@ -124,14 +127,34 @@ class VettingState(param.Parameterized):
         redshift = float(self.current["redshift"])
         return redshift if np.isfinite(redshift) else None
 
+    @property
+    def places(self):
+        """The places of the queue as they come, narrowed to what is chosen."""
+        return [at for at in self.order if self.chosen is None or self.row_of[at] in self.chosen]
+
     # --- where to look
 
     def step(self, by):
         """Go on by some places, or back; stop at the ends."""
-        place = self.order.index(self.position) + by
-        if place >= len(self.order):
-            self._say("this is the end of your queue")
-        self.position = self.order[int(np.clip(place, 0, len(self.order) - 1))]
+        places = self.places
+        if self.position not in places:  # an object that was not chosen: go on from where it stands
+            before = set(self.order[: self.order.index(self.position)])
+            places.insert(sum(at in before for at in places), self.position)
+        place = places.index(self.position) + by
+        if place >= len(places):
+            self._say("this is the end of your queue" if self.chosen is None else "this is the end of what you chose")
+        self.position = places[int(np.clip(place, 0, len(places) - 1))]
+
+    def choose(self, rows):
+        """Narrow the queue to some rows, and go to the first of them without a verdict; None takes all again."""
+        if rows is not None and not len(rows):
+            self._say("no object with a spectrum lies there: nothing is chosen")
+            return
+        self.chosen = None if rows is None else frozenset(int(row) for row in rows)
+        if rows is not None:
+            self._say(f"{len(self.chosen)} objects chosen: your queue holds no others until you clear that")
+            if self.row not in self.chosen:
+                self.position = next((at for at in self.places if at not in self.verdicts), self.places[0])
 
     def go_to_row(self, row):
         """Go to the place at which an object comes first."""
@@ -248,6 +271,7 @@ class VettingState(param.Parameterized):
         if done is not None:
             n_labels, rows, self.moves = done
             self.order = merged_order(self.order, set(self.verdicts), self.row_of, rows)
+            self._attempt(lambda: self.session.keep_order(self.order))
             self._say(f"ranked again by {n_labels} labels: see 'Ranked again'")
 
     def _attempt(self, act):

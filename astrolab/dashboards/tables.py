@@ -4,6 +4,8 @@ import pandas as pd
 import panel as pn
 from bokeh.models.widgets.tables import NumberFormatter
 
+from astrolab.dashboards.drawing import draw_soon, one_message
+
 PAGE_SIZE = 20
 
 # in the page's own colours, light or dark
@@ -28,43 +30,79 @@ def queue_view(state):
     widths = {"#": 36, "targetid": 142, "verdict": 72, "z": 46, "S/N": 46, "type": 60, "first reason": 420}
     widget = data_table(_queue_rows(state), widths)
 
-    def follow_state(*_):
-        place = state.order.index(state.position)
-        widget.page = place // PAGE_SIZE + 1
-        if widget.selection != [place]:
-            widget.selection = [place]
+    def follow_state():
+        places = state.places
+        selection = [places.index(state.position)] if state.position in places else []
+        if selection:
+            widget.page = selection[0] // PAGE_SIZE + 1
+        if widget.selection != selection:
+            widget.selection = selection
 
     def follow_click(event):
-        if event.new:
-            state.position = state.order[event.new[0]]
-        else:
+        if not event.new:
             follow_state()  # a click on the current row does not leave it
+        elif state.places[event.new[0]] != state.position:
+            with one_message():
+                state.position = state.places[event.new[0]]
 
-    def follow_verdicts(event):
+    def follow_verdicts():
         # not by widget.patch: it takes the rows of a later page for those of the first
-        widget.value["verdict"] = [said_in_short(event.new.get(at)) for at in state.order]
+        widget.value["verdict"] = [said_in_short(state.verdicts.get(at)) for at in state.places]
         widget.param.trigger("value")
 
-    def follow_order(*_):
+    def follow_order():
         widget.value = _queue_rows(state)
         follow_state()
 
-    state.param.watch(follow_state, "position")
-    state.param.watch(follow_verdicts, "verdicts")
-    state.param.watch(follow_order, "order")
+    follows = {"position": follow_state, "verdicts": follow_verdicts, "order": follow_order, "chosen": follow_order}
+    for name, follow in follows.items():
+        state.param.watch(lambda _, follow=follow: draw_soon(follow, is_late=True), name)
     widget.param.watch(follow_click, "selection")
     follow_state()
     return widget
 
 
 def ranking_view(state):
-    """Return the objects by rank; a click goes to one."""
-    table = state.table
-    shown = pd.DataFrame({"rank": table["anomaly_rank"], "targetid": table["name"]})
-    shown["score"] = table["anomaly_score"].astype("float64")
-    widget = data_table(pd.concat([shown, _facts(table)], axis=1), {"rank": 46, "targetid": 142, "score": 52, "z": 50})
-    widget.param.watch(lambda event: event.new and state.go_to_row(event.new[0]), "selection")
+    """Return the objects by rank, those that are chosen; a click goes to one."""
+
+    def rows():
+        return range(len(state.table)) if state.chosen is None else sorted(state.chosen)
+
+    def shown():
+        table = state.table.iloc[list(rows())].reset_index(drop=True)
+        ranks = pd.DataFrame({"rank": table["anomaly_rank"], "targetid": table["name"]})
+        ranks["score"] = table["anomaly_score"].astype("float64")
+        return pd.concat([ranks, _facts(table)], axis=1)
+
+    def follow_click(event):
+        if event.new:
+            with one_message():
+                state.go_to_row(rows()[event.new[0]])
+
+    widget = data_table(shown(), {"rank": 46, "targetid": 142, "score": 52, "z": 50})
+    widget.param.watch(follow_click, "selection")
+    state.param.watch(lambda _: draw_soon(lambda: widget.param.update(value=shown(), selection=[])), "chosen")
     return widget
+
+
+def chosen_view(state):
+    """Return how many objects the queue is narrowed to, which a click clears; nothing where it is not."""
+    chip = pn.widgets.Button(
+        label="clear",
+        color="primary",
+        on_click=lambda _: state.choose(None),
+        visible=False,
+        height=26,
+        margin=(0, 8, 4, 8),
+        css_classes=["chosen"],
+    )
+
+    def show():
+        n_chosen = 0 if state.chosen is None else len(state.chosen)
+        chip.param.update(label=f"{n_chosen} selected · clear", visible=state.chosen is not None)
+
+    state.param.watch(lambda _: draw_soon(show), "chosen")
+    return chip
 
 
 def data_table(shown, widths, page_size=PAGE_SIZE, height=590):
@@ -115,9 +153,10 @@ def first_reason(reasons):
 
 
 def _queue_rows(state):
-    table = state.table.iloc[[state.row_of[at] for at in state.order]].reset_index(drop=True)
+    places = state.places
+    table = state.table.iloc[[state.row_of[at] for at in places]].reset_index(drop=True)
     shown = pd.DataFrame({"#": range(1, len(table) + 1), "targetid": table["name"]})
-    shown["verdict"] = [said_in_short(state.verdicts.get(at)) for at in state.order]
+    shown["verdict"] = [said_in_short(state.verdicts.get(at)) for at in places]
     return pd.concat([shown, _facts(table)], axis=1)
 
 

@@ -4,6 +4,7 @@ from html import escape
 
 import panel as pn
 
+from astrolab.dashboards.drawing import html_view, one_message
 from astrolab.dashboards.keyboard import LABEL_KEYS, QUALITIES
 from astrolab.dashboards.state import STANDARD_COMMENTS
 from astrolab.dashboards.tables import said_in_short
@@ -30,14 +31,14 @@ def verdict_view(state):
     undo = _button("Undo my last verdict (u)", lambda _: state.undo(), disabled=locked)
     return pn.Column(
         _row(steps),
-        pn.pane.HTML(pn.bind(_current_html, state.param.position, state.param.verdicts, state=state), margin=(2, 10)),
+        html_view(state, ["position", "verdicts"], _current_html, margin=(2, 10)),
         _row(labels[:2]),
         _row(labels[2:]),
         _heading("Quality: 0 no signal … 4 certain"),
         _row(qualities),
         *_said_with_it(state, locked),
         undo,
-        pn.pane.HTML(pn.bind(_message_html, state.param.message, state.param.is_error), margin=(2, 10)),
+        html_view(state, ["message", "is_error"], _message_html, margin=(2, 10)),
         sizing_mode="stretch_width",
         margin=0,
     )
@@ -70,25 +71,25 @@ def _said_with_it(state, locked):
     ]
 
 
-def _current_html(position, verdicts, state):
+def _current_html(state):
     name = escape(state.current["name"])
-    verdict = verdicts.get(position)
+    verdict = state.verdict
     if verdict is None:
         said = "no verdict yet" if state.may_write else "you may look, not vote"
         return f"<b>{name}</b> · <span id='current-verdict'>{said}</span>"
     row = state.current
     ranked = f"rank {row['anomaly_rank']}, score {row['anomaly_score']:.2f}"
-    others = _others(state, position)
+    others = _others(state)
     return (
         f"<b>{name}</b> · <span id='current-verdict'>yours: <b>{escape(said_in_short(verdict))}</b></span>"
         f"<br><span style='font-size:12px'>{ranked}{' · ' + others if others else ''}</span>"
     )
 
 
-def _others(state, position):
+def _others(state):
     """Say what others said, which the service tells only once one's own verdict is stored."""
     try:
-        events = state.session.verdicts_at(position)
+        events = state.session.verdicts_at(state.position)
     except CatalogError as error:
         return escape(str(error))
     others = events[events["user"] != state.session.user]
@@ -99,10 +100,10 @@ def _others(state, position):
     return escape("; ".join(words))
 
 
-def _message_html(message, is_error):
-    color = "#D55E00" if is_error else "#009E73"
+def _message_html(state):
+    color = "#D55E00" if state.is_error else "#009E73"
     style = f"min-height:34px;overflow-wrap:anywhere;font-weight:600;color:{color}"
-    return f'<div role="status" style="{style}">{escape(message)}</div>'
+    return f'<div role="status" style="{style}">{escape(state.message)}</div>'
 
 
 def _heading(text):
@@ -115,4 +116,9 @@ def _row(widgets):
 
 def _button(label, on_click, color="default", **options):
     options = {"sizing_mode": "stretch_width", "margin": (2, 4), "height": 30} | options
-    return pn.widgets.Button(label=label, color=color, on_click=on_click, **options)
+
+    def act(event):
+        with one_message():
+            on_click(event)
+
+    return pn.widgets.Button(label=label, color=color, on_click=act, **options)

@@ -14,7 +14,7 @@ from astrolab.dashboards.neighbours import neighbours_view
 from astrolab.dashboards.progress import campaign_view, learning_view, progress_view
 from astrolab.dashboards.spectrum_card import spectrum_view
 from astrolab.dashboards.state import VettingState
-from astrolab.dashboards.tables import queue_view, ranking_view
+from astrolab.dashboards.tables import chosen_view, queue_view, ranking_view
 from astrolab.dashboards.team import team_view
 from astrolab.dashboards.verdict_form import verdict_view
 from astrolab.stores.catalog import open_catalog
@@ -85,8 +85,8 @@ def vetting_layout(state, ranking=None):
     -------
     panel.Column
     """
-    tables = _tabs([("My queue", queue_view(state)), ("By rank", ranking_view(state))])
-    left = pn.Column(progress_view(state), tables, width=345, margin=(0, 6, 0, 0))
+    tables = _tabs({"My queue": lambda: queue_view(state), "By rank": lambda: ranking_view(state)})
+    left = pn.Column(progress_view(state), chosen_view(state), tables, width=345, margin=(0, 6, 0, 0))
     middle = pn.Column(
         spectrum_view(state),
         facts_view(state),
@@ -97,19 +97,14 @@ def vetting_layout(state, ranking=None):
     )
     right = pn.Column(verdict_view(state), latent_view(state, ranking), width=305, margin=(0, 0, 0, 6))
     desk = pn.Row(left, middle, right, sizing_mode="stretch_width", margin=0)
-    campaign, read_campaign = campaign_view(state)
-    pages = [
-        ("Vet (? shows the keys)", desk),
-        ("Ranked again", learning_view(state)),
-        ("Progress and recall", campaign),
-    ]
-    readers = {2: read_campaign}
+    pages = {
+        "Vet (? shows the keys)": lambda: desk,
+        "Ranked again": lambda: learning_view(state),
+        "Progress and recall": lambda: campaign_view(state),
+    }
     if state.session.role in ("lead", "admin"):
-        team, readers[3] = team_view(state)
-        pages.append(("Agreement", team))
-    tabs = _tabs(pages)
-    tabs.param.watch(lambda event: readers.get(event.new, lambda: None)(), "active")
-    return pn.Column(tabs, keyboard_view(state), sizing_mode="stretch_width", margin=0)
+        pages["Agreement"] = lambda: team_view(state)
+    return pn.Column(_tabs(pages), keyboard_view(state), sizing_mode="stretch_width", margin=0)
 
 
 def empty_view(run_id):
@@ -125,4 +120,19 @@ def empty_view(run_id):
 
 
 def _tabs(pages):
-    return pn.Tabs(*pages, dynamic=True, stylesheets=[_TABS], sizing_mode="stretch_width", margin=0)
+    """Return tabs; each page is made when it is looked at first, and read anew, if it can be, whenever it is again."""
+    places = [pn.Column(margin=0, sizing_mode="stretch_width") for _ in pages]
+    makers, readers = list(pages.values()), {}
+
+    def show(number):
+        if not len(places[number]):
+            made = makers[number]()
+            view, readers[number] = made if isinstance(made, tuple) else (made, lambda: None)
+            places[number].append(view)
+        readers[number]()
+
+    show(0)
+    named = zip(pages, places, strict=True)
+    tabs = pn.Tabs(*named, dynamic=True, stylesheets=[_TABS], sizing_mode="stretch_width", margin=0)
+    tabs.param.watch(lambda event: show(event.new), "active")
+    return tabs

@@ -98,7 +98,7 @@ def make_queue(offered, user, *, seed, audit_share, repeat_share):
         if row is not None:
             slots.append((row, kind))
             (repeated if kind == "repeat" else seen).add(row)
-    return pd.DataFrame(slots, columns=["row", "kind"])
+    return pd.DataFrame(slots, columns=["row", "kind"]).astype({"row": "int64"})  # also where there is none
 
 
 def _next_new(rows, seen):

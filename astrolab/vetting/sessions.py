@@ -175,6 +175,32 @@ class Session:
             return _unmarked(events)
         return _unmarked(events[:0])
 
+    def keep_order(self, order):
+        """Keep in which order this person's queue comes from now on, such as after a re-ranking; the audit log has all.
+
+        Parameters
+        ----------
+        order : list of int
+            Every place of the queue, once.
+
+        Raises
+        ------
+        NotAllowedError
+            If this person is a viewer.
+        ValueError
+            If a place is missing, or there twice.
+        """
+        self._require("vetter", "order a queue")
+        order = [int(at) for at in order]
+        if sorted(order) != list(range(len(self.queue))):
+            raise ValueError(f"the order has {len(order)} places, expected each of the {len(self.queue)} places once.")
+        self._campaign.catalog.add_note(self._campaign.run_id, "order", {"order": order}, user=self.user)
+
+    def kept_order(self):
+        """Return the order that was kept last, or None."""
+        note = self._campaign.catalog.last_note(self._campaign.run_id, "order", user=self.user)
+        return None if note is None else note["order"]
+
     def progress(self):
         """Return how far this person and everybody are, as `Progress`."""
         events = self._events()

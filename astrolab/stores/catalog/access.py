@@ -1,5 +1,6 @@
 """The catalog: store what people say, and read it again."""
 
+import json
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -7,14 +8,20 @@ import pandas as pd
 import sqlalchemy as sa
 
 from astrolab.settings import settings
-from astrolab.stores.catalog.connection import CatalogError, GroupCommit, explained, make_engine, must_exist
-from astrolab.stores.catalog.events import insert, log, store_event
+from astrolab.stores.catalog.connection import (
+    CatalogError,
+    GroupCommit,
+    default_url,
+    explained,
+    make_engine,
+    must_exist,
+)
+from astrolab.stores.catalog.events import insert, log, store_event, store_import
 from astrolab.stores.catalog.tables import AUDIT, RANKINGS, RUNS, USERS, VERDICTS
 from astrolab.stores.catalog.upgrade import upgrade_schema
 from astrolab.stores.catalog.verdicts import check_verdict
 
 _KEPT_IN_UNDO = ("run_id", "targetid", "survey", "program", "user", "model_version", "imported_by")
-_CHUNK = 500  # keys in one query
 
 
 def open_catalog(url=None):
@@ -47,7 +54,7 @@ def open_catalog(url=None):
     'anomaly'
     """
     try:
-        parsed = sa.make_url(url or settings().catalog_url or _default_url())
+        parsed = sa.make_url(url or settings().catalog_url or default_url())
     except sa.exc.ArgumentError as error:
         raise ValueError(f"{url!r} is not a database URL, expected one such as sqlite:////data/catalog.db.") from error
     return Catalog(parsed)
@@ -210,21 +217,7 @@ class Catalog:
         now = texts | {"imported_by": imported_by, "undoes": None}
         rows = [check_verdict(now | row) for row in rows]
 
-        def store(connection):
-            keys = [row["key"] for row in rows]
-            known = set()
-            for start in range(0, len(keys), _CHUNK):
-                query = sa.select(VERDICTS.c.key).where(VERDICTS.c.key.in_(keys[start : start + _CHUNK]))
-                known |= set(connection.execute(query).scalars())
-            time = datetime.now(UTC)
-            new = {row["key"]: row | {"time": time} for row in rows if row["key"] not in known}
-            if new:
-                connection.execute(sa.insert(VERDICTS), list(new.values()))
-                details = {"n_verdicts": len(new), "source": source}
-                log(connection, imported_by, "import", time, rows[0]["run_id"], details=details)
-            return len(new)
-
-        return self._write(store)
+        return self._write(lambda connection: store_import(connection, rows, imported_by, source))
 
     def verdicts(self, run_id=None, user=None, targetid=None):
         """Return every event, the oldest first.
@@ -340,6 +333,25 @@ class Catalog:
 
         self._write(store)
 
+    def add_note(self, run_id, action, details, *, user):
+        """Write what a person did into the audit log, where no verdict says it.
+
+        Parameters
+        ----------
+        run_id, action, user : str
+            In which run, what in a word, and who.
+        details : dict
+            Stored as JSON.
+        """
+        self._write(lambda connection: log(connection, user, action, datetime.now(UTC), run_id, details=details))
+
+    def last_note(self, run_id, action, *, user):
+        """Return the details of a person's last note of that action, or None."""
+        notes = sa.select(AUDIT.c.details).filter_by(run_id=run_id, action=action, user=user)
+        with explained(self.name, "read"), self._engine.connect() as connection:
+            details = connection.execute(notes.order_by(AUDIT.c.id.desc()).limit(1)).scalar()
+        return None if details is None else json.loads(details)
+
     def audit_log(self, run_id=None):
         """Return who did what and when, the oldest first.
 
@@ -386,15 +398,3 @@ class Catalog:
         if "time" in table:
             table["time"] = pd.to_datetime(table["time"], utc=True)
         return table
-
-
-def _default_url():
-    home = settings().home.absolute()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CatalogError(
-            f"the catalog's folder {home} cannot be made ({error.strerror}); "
-            "set ASTROLAB_HOME to a folder that you may write, or ASTROLAB_CATALOG_URL."
-        ) from error
-    return sa.URL.create("sqlite", database=str(home / "catalog.db"))

@@ -9,12 +9,27 @@ from threading import Lock
 
 import sqlalchemy as sa
 
+from astrolab.settings import settings
+
 BUSY_TIMEOUT = 30.0  # s that a writer waits for another one
 CONNECT_TIMEOUT = 10  # s that a server has to answer
 
 
 class CatalogError(RuntimeError):
     """The catalog cannot be opened, read or written; what was to be stored is not stored."""
+
+
+def default_url():
+    """Return the address of the catalog in ``ASTROLAB_HOME``, a folder that is made where there is none."""
+    home = settings().home.absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CatalogError(
+            f"the catalog's folder {home} cannot be made ({error.strerror}); "
+            "set ASTROLAB_HOME to a folder that you may write, or ASTROLAB_CATALOG_URL."
+        ) from error
+    return sa.URL.create("sqlite", database=str(home / "catalog.db"))
 
 
 def make_engine(url):

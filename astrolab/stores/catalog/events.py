@@ -13,6 +13,7 @@ from astrolab.stores.catalog.verdicts import Verdict
 # what must be the same where a key is
 _SAID = ("run_id", "targetid", "survey", "user", "label", "comment", "undoes")
 _SAID += ("quality", "flags", "spectype", "redshift")
+_CHUNK = 500  # keys in one query
 
 
 def store_event(connection, row, key, action, user):
@@ -33,6 +34,22 @@ def store_event(connection, row, key, action, user):
             details = {} if row["undoes"] is None else {"undoes": row["undoes"]}
             log(connection, user, action, time, row["run_id"], stored.id, details)
     return Verdict(**{field.name: getattr(stored, field.name) for field in fields(Verdict)})
+
+
+def store_import(connection, rows, imported_by, source):
+    """Insert those of some verdicts whose keys are not there, with one audit entry; return how many."""
+    keys = [row["key"] for row in rows]
+    known = set()
+    for start in range(0, len(keys), _CHUNK):
+        query = sa.select(VERDICTS.c.key).where(VERDICTS.c.key.in_(keys[start : start + _CHUNK]))
+        known |= set(connection.execute(query).scalars())
+    time = datetime.now(UTC)
+    new = {row["key"]: row | {"time": time} for row in rows if row["key"] not in known}
+    if new:
+        connection.execute(sa.insert(VERDICTS), list(new.values()))
+        details = {"n_verdicts": len(new), "source": source}
+        log(connection, imported_by, "import", time, rows[0]["run_id"], details=details)
+    return len(new)
 
 
 def log(connection, user, action, time, run_id="", verdict_id=None, details=None):
