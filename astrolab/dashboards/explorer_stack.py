@@ -154,32 +154,33 @@ class StackSource:
         spectra, where = self._spectra
         rows = np.flatnonzero(np.isin(spectra["targetid"].values, targetid))
         if not len(rows):
-            raise StoreError(f"none of the selected objects is {where}.")
+            raise StoreError(f"none of the selected objects has a spectrum in {where}.")
         block_size = spectra["flux"].chunksizes[OBJECT][0] if spectra["flux"].chunks else len(spectra[OBJECT])
         taken = draw_sample(rows, block_size, seed=seed)
         some = spectra.isel({OBJECT: taken})
         some = some.drop_vars([name for name in some.data_vars if name not in ("flux", "ivar")]).load()
         if spectral_dim(some) == WAVELENGTH:
             some = to_restframe(some, self._grid)
-        missing = "" if len(rows) == len(targetid) else f"; {len(targetid) - len(rows):,} more are not {where}"
-        if len(taken) == len(rows):
-            return normalize_flux(some), f"all {len(rows):,} selected {where}{missing}"
-        n_blocks = len(np.unique(taken // block_size))
-        return normalize_flux(some), (
-            f"a random {len(taken):,} of {len(rows):,} selected {where} (seed {seed}, from {n_blocks} blocks){missing}"
+        n_missing = len(targetid) - len(rows)
+        of = f"{len(rows):,} selected" + (
+            f" that have a spectrum in {where}; {n_missing:,} more have not" * (n_missing > 0)
         )
+        if len(taken) == len(rows):
+            return normalize_flux(some), f"all {of}"
+        n_blocks = len(np.unique(taken // block_size))
+        return normalize_flux(some), f"a random {len(taken):,} (seed {seed}, from {n_blocks} blocks) of {of}"
 
     @cached_property
     def _spectra(self):
         reason = "the run does not say which store it ranked"
         if self._path is not None:
             try:
-                return open_spectra(self._path), "in the store"
+                return open_spectra(self._path), "the store"
             except StoreError as error:
                 reason = str(error)
         if self._ranked is None:
             raise StoreError(f"there are no spectra to stack: {reason}")
-        return self._ranked, "with a spectrum in the run folder"
+        return self._ranked, "the run folder"
 
     @property
     def _grid(self):

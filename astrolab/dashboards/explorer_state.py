@@ -1,6 +1,8 @@
 """What the explorer knows: a survey column by column, and each person's selection in it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -37,11 +39,16 @@ class Survey:
         The columns of numbers, but for targetid.
     offered : numpy.ndarray of int64
         The targetids that the vetting page can show; empty where there is no such page.
+
+    Raises
+    ------
+    ValueError
+        If it is not a ranking.
     """
 
     def __init__(self, table, offered=()):
         self._table = table
-        self._kept, self._handed = {}, {}
+        self._kept, self._handed, self._lock = {}, {}, RLock()
         self.offered = np.asarray(offered, "int64")
         if isinstance(table, pd.DataFrame):
             self.n_objects = len(table)
@@ -52,13 +59,24 @@ class Survey:
                 self.n_objects, schema = file.metadata.num_rows, file.schema_arrow
             self.columns = [field.name for field in schema if _is_number(field.type)]
             self._texts = [name for name in schema.names if name not in self.columns]
+        if "targetid" not in self.columns or "anomaly_rank" not in self.columns:
+            missing = "targetid" if "targetid" not in self.columns else "anomaly_rank"
+            raise ValueError(f"the ranking has no {missing!r}, expected ranking.parquet as rank_anomalies saves it.")
         self.columns.remove("targetid")
 
     def column(self, name):
         """Return a column of numbers, float32, as it is drawn; NaN where it is not known."""
-        if name not in self._kept:
-            self._kept[name] = np.ascontiguousarray(self._read(name), "float32")
-        return self._kept[name]
+        return self._once(name, lambda: np.ascontiguousarray(self._read(name), "float32"))
+
+    def prefetch(self):
+        """Read in the background what the first page shows; a failure shows when it is asked for."""
+
+        def read():
+            for name in {"anomaly_score", "anomaly_rank", "ra", "dec"} & set(self.columns):
+                self.column(name)
+            return self.places, self.pixels, self.is_offered
+
+        ThreadPoolExecutor(1, thread_name_prefix="survey").submit(read)
 
     @property
     def targetid(self):
@@ -135,9 +153,10 @@ class Survey:
         return pq.read_table(self._table, columns=[name])[name].to_numpy()
 
     def _once(self, what, make):
-        if what not in self._kept:
-            self._kept[what] = make()
-        return self._kept[what]
+        with self._lock:  # pages wait for what is being read already
+            if what not in self._kept:
+                self._kept[what] = make()
+            return self._kept[what]
 
     def _project(self):
         names = [name for name in self.columns if name.startswith("latent_")]
@@ -238,10 +257,7 @@ class ExplorerState(param.Parameterized):
     def words(self):
         """Return the limits in words, one each."""
         drawn = {"map": "drawn on the map", "sky": "drawn on the sky"}
-        return [
-            drawn[name] if name in drawn else f"{column_words(name)} {to[0]:.4g} to {to[1]:.4g}"
-            for name, to in self.limits.items()
-        ]
+        return [drawn.get(name) or _range_words(column_words(name), *to) for name, to in self.limits.items()]
 
     def _go_to(self, limits):
         if limits != self.limits:
@@ -276,6 +292,12 @@ def column_words(name):
     """
     unit = _UNITS.get(name.rsplit("_", 1)[-1])
     return _NAMES.get(name, name.replace("_", " ")) + (f" ({unit})" if unit else "")
+
+
+def _range_words(name, low, high):
+    if np.isinf(high):
+        return f"{name} from {low:.4g}"
+    return f"{name} up to {high:.4g}" if np.isinf(low) else f"{name} {low:.4g} to {high:.4g}"
 
 
 def _is_number(kind):
