@@ -56,7 +56,10 @@ def test_the_same_ranking_bit_by_bit(quasars, vae, tmp_path):
     al.save_spectra(quasars, tmp_path / "spectra.zarr", chunk_size=50)
     al.save_model(vae, tmp_path / "model")
     paths = [str(tmp_path / name) for name in ("spectra.zarr", "model", "chunks")]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *paths], capture_output=True, text=True, timeout=500)
+    # on a busy machine Ray's processes do not start within the seconds that they give each other
+    patient = {"RAY_ADDRESS": "", "RAY_agent_register_timeout_ms": "300000", "RAY_raylet_start_wait_time_s": "300"}
+    command = [sys.executable, "-c", SCRIPT, *paths]
+    done = subprocess.run(command, env=os.environ | patient, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2 workers", "300 ranked"]
     assert len(list((tmp_path / "chunks").glob("*.chunk"))) == 6

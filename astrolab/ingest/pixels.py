@@ -12,7 +12,7 @@ from astrolab.readers.blocks import PixelBlocks
 from astrolab.readers.files import BadFileError
 from astrolab.readers.lazy import spectra_dataset
 from astrolab.stores.append import ChunkWriter
-from astrolab.stores.spectra import add_array, count_whole_chunks, create_store
+from astrolab.stores.spectra import add_array, create_store, whole_chunks
 
 _PIXELS = ("flux", "ivar")
 
@@ -47,7 +47,7 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
         Their S/N.
     """
     n_rows = len(columns["targetid"])
-    group, done = _open_group(place, reader, n_rows, chunk_size)
+    group, done = _open_group(place, reader, n_rows, chunk_size, progress)
     kept = [np.empty(0, int), *(arrays["kept"] for arrays, _ in done)]
     snr = [np.empty(0, np.float32), *(arrays["snr"] for arrays, _ in done)]
     for _, about in done:
@@ -80,13 +80,13 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
     return group, np.concatenate(kept), np.concatenate(snr)
 
 
-def _open_group(place, reader, n_rows, chunk_size):
+def _open_group(place, reader, n_rows, chunk_size, progress):
     """Return the store to write, and what came of the chunks of rows that are in it already, whole."""
     shape = np.broadcast_to(np.float32(0), (n_rows, len(reader.WAVELENGTH)))
     done = place.finished()
     if done:
         with suppress(OSError, ValueError, KeyError):  # a store that does not open is made again
-            return _reopen(place, shape.shape, chunk_size, done)
+            return _reopen(place, shape.shape, chunk_size, done, progress)
     place.clear()
     group = create_store(place.store)
     variables = spectra_dataset(shape, shape, reader.WAVELENGTH, {})
@@ -95,7 +95,7 @@ def _open_group(place, reader, n_rows, chunk_size):
     return group, []
 
 
-def _reopen(place, shape, chunk_size, done):
+def _reopen(place, shape, chunk_size, done, progress):
     """Open a store as it was before its end was begun, and forget the rows that damaged chunks held."""
     for path in place.store.rglob("*.partial"):  # what zarr was writing
         path.unlink()
@@ -107,7 +107,9 @@ def _reopen(place, shape, chunk_size, done):
             del group[name]
     n_kept = np.cumsum([len(arrays["kept"]) for arrays, _ in done])
     n_chunks = n_kept[-1] // chunk_size
-    n_whole = count_whole_chunks(place.store, _PIXELS, n_chunks)
+    whole = whole_chunks(place.store, _PIXELS, n_chunks)
+    bar = tqdm(whole, "verifying", n_chunks, disable=not progress, unit="chunk", mininterval=1)
+    n_whole = sum(1 for _ in bar)
     if n_whole < n_chunks:
         done = done[: np.searchsorted(n_kept, n_whole * chunk_size, side="right")]
     return group, done

@@ -11,6 +11,7 @@ from astrolab.ingest.report import IngestError, IngestReport
 from astrolab.readers import desi, sdss
 from astrolab.readers.files import find_files
 from astrolab.readers.lazy import spectra_dataset
+from astrolab.stores.memory import keep_memory
 from astrolab.stores.publish import publishing
 from astrolab.stores.spectra import CHUNK_SIZE, finish_store, open_spectra
 
@@ -84,6 +85,7 @@ def ingest_survey(
     reader = READERS[survey]
     report = IngestReport(survey, str(out_path))
     files = find_files(sources)
+    keep_memory()
     with (
         holding_place(out_path, chunks_dir) as place,
         publishing(out_path, overwrite=overwrite, keep_dir=place.store) as folder,

@@ -193,8 +193,8 @@ def finish_store(group, spectra, provenance=None):
     group.attrs.update({**attrs, "format": _FORMAT})
 
 
-def count_whole_chunks(path, names, n_chunks):
-    """Count the leading chunks of arrays that are there and undamaged.
+def whole_chunks(path, names, n_chunks):
+    """Read the leading chunks of arrays, as long as they are there and undamaged.
 
     Parameters
     ----------
@@ -205,10 +205,10 @@ def count_whole_chunks(path, names, n_chunks):
     n_chunks : int
         How many chunks to look at, along the first dimension.
 
-    Returns
-    -------
+    Yields
+    ------
     int
-        At most `n_chunks`.
+        Number of each chunk that is whole in every array; none after the first that is not.
 
     Raises
     ------
@@ -223,8 +223,8 @@ def count_whole_chunks(path, names, n_chunks):
             for array in arrays:
                 array.block(number)
         except StoreError:
-            return number
-    return n_chunks
+            return
+        yield number
 
 
 class _AllChunks(WrapperStore):
