@@ -99,7 +99,7 @@ def test_chi2_of_free_amplitudes_is_that_of_a_brute_force_fit(survey):
     quasars = survey.isel(object=np.flatnonzero(survey.truth_spectype == "QSO")[:3])
     flux, weight, _ = clean_spectra(*_columns(quasars), survey.wavelength.values)
     redshift = np.full(3, 1.9)
-    fit = refine_minima(flux, weight, np.log10(survey.wavelength.values), one, redshift, (0.8, 3.4))
+    fit = refine_minima(flux, weight, np.log10(survey.wavelength.values), one, redshift, (0.8, 3.4), n_group=1)
     for i in range(3):
         root = np.sqrt(weight[i].astype("float64"))
         basis = _basis(one, survey.wavelength.values, fit[i, 0])
@@ -124,6 +124,20 @@ def test_refinement_finds_the_minimum_between_the_steps(survey):
         around = fit[:1] + (1 + redshift) * np.array([[-5e-5], [0], [5e-5]])
         finer = [refine_minima(f, w, np.log10(wavelength), one, z, (0.0, 1.7), n_turns=0)[0, CHI2] for z in around]
         assert finer[1] == min(finer)
+
+
+def test_pixels_in_groups_say_of_broad_lines_what_single_pixels_say(survey):
+    one, wavelength = _set("MIDZ"), survey.wavelength.values
+    rows = np.flatnonzero((survey.truth_spectype == "QSO") & (survey.truth_redshift > 1) & (survey.truth_redshift < 3))
+    flux, weight, _ = clean_spectra(*(part[rows[:12]] for part in _columns(survey)), wavelength)
+    weight[:, 1000:1003] = 0  # a group of which one pixel is left
+    own = flux, weight, np.log10(wavelength), one, survey["truth_redshift"].values[rows[:12]], (0.8, 3.4)
+    grouped, single = refine_minima(*own), refine_minima(*own, n_group=1)
+    assert len(grouped) > 8
+    velocity = SPEED_OF_LIGHT * np.abs(grouped[:, 0] - single[:, 0]) / (1 + single[:, 0])
+    assert np.median(velocity * (1 + single[:, 0]) / SPEED_OF_LIGHT / single[:, 1]) < 0.25  # of sigma
+    at_truth = [refine_minima(*own, n_turns=0, n_group=n)[:, CHI2] for n in (None, 1)]
+    np.testing.assert_allclose(*at_truth, atol=3, rtol=1e-3)
 
 
 def test_redshift_err_is_the_scatter_of_repeated_measurements():
