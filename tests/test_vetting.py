@@ -17,16 +17,17 @@ import xarray as xr
 from bokeh.events import SelectionGeometry
 
 from astrolab.dashboards.cache import SpectrumCache
-from astrolab.dashboards.facts import facts_html, sky_links
+from astrolab.dashboards.facts import facts_html, facts_view, image_html, sky_links
 from astrolab.dashboards.keyboard import HELP, Keyboard, keyboard_view
 from astrolab.dashboards.latent_map import latent_view, nearest_row, rows_within
 from astrolab.dashboards.order import merged_order
-from astrolab.dashboards.progress import campaign_html
+from astrolab.dashboards.progress import campaign_html, export_view
 from astrolab.dashboards.serve import RunFolderError, open_run, page, serve_run
 from astrolab.dashboards.spectrum_card import spectrum_view
 from astrolab.dashboards.state import VettingState
 from astrolab.dashboards.tables import chosen_view, queue_view, ranking_view
 from astrolab.dashboards.team import agreement_html
+from astrolab.dashboards.template_match import match_view
 from astrolab.dashboards.thinning import thinned_rows
 from astrolab.dashboards.vetting import vetting_app, vetting_layout
 from astrolab.plots import ranking_table
@@ -35,6 +36,7 @@ from astrolab.stores.catalog import connection as catalog_module
 from astrolab.stores.catalog import open_catalog
 from astrolab.stores.spectra import save_spectra
 from astrolab.vetting.campaigns import open_campaign
+from astrolab.vetting.exchange import read_verdicts
 from astrolab.vetting.passwords import add_user
 from astrolab.vetting.run_folder import ranking_columns
 
@@ -392,6 +394,55 @@ def test_a_choice_on_the_map_narrows_queue_and_tables(state):
     assert (len(queue.value), chip.visible) == (len(state.order), False)
     state.choose([])
     assert "nothing is chosen" in state.message
+
+
+def test_exports_hold_what_the_role_may_have(state, tmp_path):
+    press(state, "a", "4")
+    edwin = reopened(state, "edwin")
+    press(edwin, "r", "2")
+    texts = {}
+    for one in (state, reopened(state, "lea", "lead")):
+        buttons = {button.label: button for button in export_view(one).select(pn.widgets.FileDownload)}
+        assert list(buttons) == ["csv", "votable", "fits", "parquet", "prospect"]
+        for kind, button in buttons.items():
+            path = tmp_path / button.filename
+            path.write_bytes(button.callback().read())
+            rows = read_verdicts(path)
+            assert {row["targetid"] for row in rows} <= {slot.targetid for slot in state.session.queue}, kind
+            assert {row["user"] for row in rows} == ({"vera"} if one is state else {"vera", "edwin"}), kind
+        texts[one.session.role] = buttons["csv"].callback().read().decode()
+    assert "is_audit" in texts["lead"]
+    assert "is_audit" not in texts["vetter"]  # it would say which objects were drawn at random
+    bob = reopened(state, "bob", "viewer")
+    assert "may not" in export_view(bob).object
+    with pytest.raises(PermissionError, match="viewer and may not export"):
+        bob.session.verdicts_to_export()
+
+
+def test_an_image_is_asked_for_only_when_wanted(state):
+    facts = facts_view(state)
+    assert "<img" not in facts.object
+    press(state, "i")
+    assert 'src="https://www.legacysurvey.org/viewer/cutout.jpg?ra=' in facts.object
+    assert 'onerror="this.remove()"' in facts.object
+    assert image_html({"ra": np.nan, "dec": 1.0}) == ""
+
+
+def test_templates_are_matched_when_asked_for(state):
+    view = match_view(state)
+    press(state, "p")
+    table = view.select(pn.widgets.Tabulator)[0]
+    found = table.value
+    assert found["km/s"].str.fullmatch(r"[+-]\d+ ± (\d+|nan)").all()
+    near, _ = state.spectra.neighbours(state.row, 6)
+    known = found["like"].isin(state.table["name"].iloc[near])
+    assert known.sum() >= 3
+    speeds = found.loc[known, "km/s"].str.extract(r"([+-]\d+)")[0].astype(float)
+    assert speeds.abs().median() < 500  # all were simulated at rest
+    table.selection = [0]
+    assert state.redshift == pytest.approx(found["z"].iloc[0], abs=1e-6)
+    press(state, "n")
+    assert "Press <b>Match" in view[1][0].object
 
 
 def test_a_lasso_takes_what_it_encloses():

@@ -14,8 +14,8 @@ def facts_view(state):
     """Return the facts of the object that is looked at."""
     return html_view(
         state,
-        ["position"],
-        lambda state: facts_html(state.current),
+        ["position", "with_image"],
+        lambda state: image_html(state.current) * state.with_image + facts_html(state.current),
         sizing_mode="stretch_width",
         height=86,
         margin=(2, 10),
@@ -50,6 +50,20 @@ def facts_html(row):
         f"RA {_number(row['ra'], '.5f')}° · Dec {_number(row['dec'], '+.5f')}°"
     )
     return f'<div>{facts} · {links}</div><ul style="margin:2px 0 0;padding-left:18px">{reasons}</ul>'
+
+
+def image_html(row):
+    """Return the Legacy Survey's image of 25 arcsec around an object; nothing where there is none, or no network.
+
+    The browser asks for it, and tells that service where you look: so only when the person wants it.
+    """
+    if not np.isfinite([row["ra"], row["dec"]]).all():
+        return ""
+    asked = {"ra": f"{row['ra']:.6f}", "dec": f"{row['dec']:.6f}", "layer": "ls-dr10", "pixscale": 0.262, "size": 96}
+    address = escape("https://www.legacysurvey.org/viewer/cutout.jpg?" + urlencode(asked))
+    style = "float:right;width:80px;height:80px;margin-left:8px"
+    tags = 'alt="" referrerpolicy="no-referrer" onerror="this.remove()"'
+    return f'<img src="{address}" style="{style}" {tags}>'
 
 
 def sky_links(ra, dec):

@@ -30,6 +30,8 @@ HELP = [
     ("l, t, m", "show or hide lines, reconstruction, masks"),
     (". , ,", "zoom on the next, the previous line"),
     ("w", "the whole spectrum"),
+    ("p", "match with templates and neighbours"),
+    ("i", "image of the sky, from the Legacy Survey"),
     ("g", "rank again by the labels so far"),
     ("/", "type a comment"),
     ("?", "this help"),
@@ -152,11 +154,12 @@ def keyboard_view(state):
     actions |= {key: lambda _, by=by: state.step_redshift(by) for key, by in steps}
     actions |= {key: lambda _, by=by: _change_smoothing(state, by) for key, by in (("s", 1), ("d", -1))}
     actions |= {key: lambda _, by=by: state.step_line(by) for key, by in ((".", 1), (",", -1))}
-    toggles = {"l": "with_lines", "t": "with_model", "m": "with_masks", "o": "is_observed"}
+    toggles = {"l": "with_lines", "t": "with_model", "m": "with_masks", "o": "is_observed", "i": "with_image"}
     actions |= {key: lambda _, name=name: _toggle(state, name) for key, name in toggles.items()}
     actions |= {"u": state.undo, "Ctrl+z": state.undo, "g": lambda _: state.rank_again()}
     actions |= {"v": lambda _: state.next_redshift(), "e": lambda _: state.reset_redshift()}
     actions |= {"c": lambda _: _next_class(state), "w": lambda _: _show_all(state)}
+    actions |= {"p": lambda _: state.param.trigger("asks_match")}
     return Keyboard(actions, width=0, height=0, margin=0)
 
 

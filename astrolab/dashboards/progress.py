@@ -1,6 +1,8 @@
 """How far people are, what the labels teach, and how much is still to be found."""
 
+from functools import partial
 from html import escape
+from io import BytesIO
 
 import numpy as np
 import panel as pn
@@ -8,8 +10,10 @@ import panel as pn
 from astrolab.dashboards.drawing import draw_soon, html_view
 from astrolab.dashboards.tables import data_table
 from astrolab.stores.catalog import CatalogError
+from astrolab.vetting.exchange import export_verdicts, verdict_table
 
 EVERY = 20  # verdicts after which the queue is ranked again
+_EXPORTS = {"csv": ".csv", "votable": ".vot", "fits": ".fits", "parquet": ".parquet", "prospect": "-prospect.csv"}
 
 
 def progress_view(state):
@@ -107,4 +111,29 @@ def campaign_view(state):
     refresh = pn.widgets.Button(
         label="Refresh", on_click=lambda _: pane.param.update(object=campaign_html(state)), width=100
     )
-    return pn.Column(pane, refresh, margin=0), lambda: pane.param.update(object=campaign_html(state))
+    view = pn.Column(pane, refresh, export_view(state), margin=0)
+    return view, lambda: pane.param.update(object=campaign_html(state))
+
+
+def export_view(state):
+    """Return the buttons that download verdicts: a lead everyone's, a vetter their own; viewers are told why not."""
+    if not state.may_write:
+        return pn.pane.HTML("<h3>Export</h3><p>Viewers may not take verdicts along.</p>", margin=(2, 10))
+    whose = "everyone's verdicts" if state.session.role in ("lead", "admin") else "your verdicts"
+    message = pn.pane.HTML("", margin=(2, 10))
+
+    def content(kind):
+        try:
+            return BytesIO(export_verdicts(verdict_table(state.session.verdicts_to_export()), kind))
+        except CatalogError as error:
+            message.object = f"<b style='color:#D55E00'>NOT exported: {escape(str(error))}</b>"
+            raise
+
+    buttons = [
+        pn.widgets.FileDownload(
+            callback=partial(content, kind), filename=f"verdicts{ending}", label=kind, width=105, margin=(2, 4)
+        )
+        for kind, ending in _EXPORTS.items()
+    ]
+    words = f"<h3>Export {whose}</h3><p>One row a verdict; <code>prospect</code> is DESI's VI table.</p>"
+    return pn.Column(pn.pane.HTML(words, margin=(2, 10)), pn.Row(*buttons, margin=(0, 6)), message, margin=0)

@@ -248,11 +248,11 @@ def _controls(state):
     ]
     smoothing = pn.widgets.IntSlider.from_param(state.param.smoothing, label="Smoothing, pixels (s, d)", width=150)
     parts = {"is_observed": "observed (o)", "with_lines": "lines (l)"}
-    parts |= {"with_model": "model (t)", "with_masks": "masks (m)"}
+    parts |= {"with_model": "model (t)", "with_masks": "masks (m)", "with_image": "image (i)"}
     toggles = [
         pn.widgets.Checkbox.from_param(state.param[name], label=label, margin=(0, 4)) for name, label in parts.items()
     ]
-    grid = pn.Column(pn.Row(*toggles[:2], margin=0), pn.Row(*toggles[2:], margin=0), margin=(4, 4))
+    grid = pn.Column(pn.Row(*toggles[:2], margin=0), pn.Row(*toggles[2:], margin=0), margin=(4, 0))
     return pn.Row(redshift, *buttons, smoothing, grid, margin=0, sizing_mode="stretch_width")
 
 

@@ -45,8 +45,12 @@ class VettingState(param.Parameterized):
         What the spectrum's plot shows.
     line : str
         The spectral line that the plot is zoomed on; empty shows the whole spectrum.
+    with_image : bool
+        Show an image of the sky, which the browser asks another service for.
     flags, spectype, tags, comment : list, str, list, str
         What goes with the next verdict; tags are standard comments.
+    asks_match : event
+        The person wants to know which templates fit.
     chosen : frozenset of int or None
         The rows that the queue is narrowed to; None is all of them.
     verdicts : dict
@@ -74,6 +78,8 @@ class VettingState(param.Parameterized):
     tags = param.List(default=[])
     comment = param.String(default="")
     chosen = param.Parameter(default=None)
+    asks_match = param.Event()
+    with_image = param.Boolean(default=False)
     verdicts = param.Dict(default={})
     moves = param.Parameter(default=None)
     message = param.String(default="")

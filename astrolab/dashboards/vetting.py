@@ -16,6 +16,7 @@ from astrolab.dashboards.spectrum_card import spectrum_view
 from astrolab.dashboards.state import VettingState
 from astrolab.dashboards.tables import chosen_view, queue_view, ranking_view
 from astrolab.dashboards.team import team_view
+from astrolab.dashboards.template_match import match_view
 from astrolab.dashboards.verdict_form import verdict_view
 from astrolab.stores.catalog import open_catalog
 from astrolab.vetting.campaigns import open_campaign
@@ -85,7 +86,10 @@ def vetting_layout(state, ranking=None):
     -------
     panel.Column
     """
-    tables = _tabs({"My queue": lambda: queue_view(state), "By rank": lambda: ranking_view(state)})
+    match = match_view(state)
+    pages = {"My queue": lambda: queue_view(state), "By rank": lambda: ranking_view(state), "Templates": lambda: match}
+    tables = _tabs(pages)
+    state.param.watch(lambda _: tables.param.update(active=2), "asks_match")
     left = pn.Column(progress_view(state), chosen_view(state), tables, width=345, margin=(0, 6, 0, 0))
     middle = pn.Column(
         spectrum_view(state),

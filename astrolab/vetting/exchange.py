@@ -81,11 +81,12 @@ def verdict_table(events):
     Returns
     -------
     pandas.DataFrame
-        Columns ``COLUMNS``; targetid int64, time ISO 8601 in UTC.
+        Those of the columns ``COLUMNS`` that the events have; targetid int64, time ISO 8601 in UTC.
     """
     table = events[events["undoes"].isna() & ~events["is_undone"]]
     time = [moment.isoformat() for moment in table["time"]]
-    return table.assign(time=np.asarray(time, dtype=object))[[*COLUMNS, "imported_row"]].reset_index(drop=True)
+    names = [name for name in (*COLUMNS, "imported_row") if name in table]
+    return table.assign(time=np.asarray(time, dtype=object))[names].reset_index(drop=True)
 
 
 def export_verdicts(table, format):  # noqa: A002 the command's word
@@ -113,7 +114,7 @@ def export_verdicts(table, format):  # noqa: A002 the command's word
         raise ValueError(f"format is {format!r}, expected one of: {', '.join(FORMATS)}.")
     if format == "prospect":
         return _to_prospect(table)
-    table = table[list(COLUMNS)]
+    table = table.drop(columns="imported_row")
     return {"csv": _to_csv, "json": _to_json, "parquet": _to_parquet, "fits": _to_fits, "votable": _to_votable}[format](
         table
     )

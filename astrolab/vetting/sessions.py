@@ -216,6 +216,17 @@ class Session:
         vetted = dict.fromkeys(events.loc[is_said, "targetid"].tolist(), "")
         return estimate_recall(self._campaign.offered, vetted | agreement.consensus(events))
 
+    def verdicts_to_export(self):
+        """Return the events that this person may take along: a lead everyone's, a vetter their own without the marks.
+
+        Raises
+        ------
+        NotAllowedError
+            If this person is a viewer.
+        """
+        self._require("vetter", "export verdicts")
+        return self._events() if self._may("lead") else _unmarked(self._events(user=self.user))
+
     # --- what a lead does
 
     def all_verdicts(self):
