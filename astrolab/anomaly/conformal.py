@@ -52,14 +52,19 @@ def fit_cells(scores, matched):
     place = normal_scores(quantiles, matched)
     depth = max(int(np.log2(max(len(scores) / _N_CELL, 1))), 0)
     column, limit = np.zeros(2**depth - 1, int), np.zeros(2**depth - 1)
-    node = np.zeros(len(scores), int)  # the node of each object, breadth first
+    groups = [np.arange(len(scores))]  # the rows of each node of a level: each level looks at every row once
     for level in range(depth):
-        for split in range(2**level - 1, 2 ** (level + 1) - 1):
-            inside = place[node == split]
-            column[split] = np.argmax(np.ptp(inside, axis=0)) if len(inside) else 0
-            limit[split] = np.median(inside[:, column[split]]) if len(inside) else 0.0
-        node = 2 * node + 1 + (place[np.arange(len(place)), column[node]] > limit[node])
-    cell = node - (2**depth - 1)
+        halves = []
+        for split, rows in enumerate(groups, 2**level - 1):
+            inside = place[rows]
+            column[split] = np.argmax(np.ptp(inside, axis=0)) if len(rows) else 0
+            limit[split] = np.median(inside[:, column[split]]) if len(rows) else 0.0
+            is_above = inside[:, column[split]] > limit[split]
+            halves += [rows[~is_above], rows[is_above]]
+        groups = halves
+    cell = np.empty(len(scores), int)
+    for number, rows in enumerate(groups):
+        cell[rows] = number
     order = np.lexsort((scores, cell))
     start = np.searchsorted(cell[order], np.arange(2**depth + 1))
     return Cells(quantiles, column, limit, start, np.asarray(scores, "float64")[order])
@@ -91,8 +96,10 @@ def conformal_p_values(cells, scores, matched, is_member):
         node = 2 * node + 1 + (place[np.arange(len(place)), cells.column[node]] > cells.limit[node])
     cell = node - len(cells.column)
     n_above, n_cell = np.zeros(len(scores)), np.diff(cells.start)[cell]
-    for index in np.unique(cell):
-        rows = cell == index
+    order = np.argsort(cell, kind="stable")
+    first = np.searchsorted(cell[order], np.arange(len(cells.start)))
+    for index in range(len(cells.start) - 1):
+        rows = order[first[index] : first[index + 1]]
         own = cells.scores[cells.start[index] : cells.start[index + 1]]
         n_above[rows] = len(own) - np.searchsorted(own, np.asarray(scores)[rows], side="left")
     is_member = np.asarray(is_member, bool) & (n_above > 0)
