@@ -5,15 +5,16 @@ import socket
 from contextlib import suppress
 from datetime import timedelta
 
-from distributed import CancelledError, as_completed, get_client, wait
+from distributed import CancelledError, as_completed, get_client, get_worker, wait
 from distributed.comm import get_address_host
 from distributed.protocol.pickle import dumps, loads
 
+_TOPIC = "astrolab-ranks"
 _PATIENCE = timedelta(minutes=10)  # of a rank for the others
 _SECONDS_TO_TELL = 5  # a rank that fails takes the others along: who fell first is known a moment later
 
 
-def run_ranks(function, n_ranks, *arguments, folder=None):
+def run_ranks(function, n_ranks, *arguments, folder=None, heard=None):
     """Run a function on Dask workers of the cluster in use, at the same time, as one torch process group.
 
     The group speaks gloo on CPUs, and nccl where the workers have GPUs.
@@ -28,6 +29,8 @@ def run_ranks(function, n_ranks, *arguments, folder=None):
         Sent to each of them.
     folder : path-like, optional
         A folder that each of them must see.
+    heard : callable, optional
+        Called here, in another thread, with what ranks `say`.
 
     Returns
     -------
@@ -51,6 +54,8 @@ def run_ranks(function, n_ranks, *arguments, folder=None):
         client.submit(_as_rank, task, rank, n_ranks, address, workers=[worker], pure=False)
         for rank, worker in enumerate(workers)
     ]
+    if heard is not None:
+        client.subscribe_topic(_TOPIC, lambda event: heard(event[1]))
     try:
         for future in as_completed(futures):
             if future.status != "finished":
@@ -59,6 +64,19 @@ def run_ranks(function, n_ranks, *arguments, folder=None):
     finally:
         if client.status == "running":
             client.cancel(futures)
+            if heard is not None:
+                client.unsubscribe_topic(_TOPIC)
+
+
+def say(message):
+    """Say, as a rank, something to the caller of `run_ranks`.
+
+    Parameters
+    ----------
+    message : object
+        Numbers, strings, and lists of them.
+    """
+    get_worker().log_event(_TOPIC, message)
 
 
 def _choose_workers(n_ranks):

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from astrolab.ranks import run_ranks
+from astrolab.ranks import run_ranks, say
 from astrolab.schema import OBJECT, check_spectra
 from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
 
@@ -127,26 +128,43 @@ def fit(
     path = None if checkpoint_path is None else Path(checkpoint_path).absolute()
     settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience}
-    if n_workers == 1:
-        history = _fit(model, spectra, _Team(), settings, limits, device, path, progress)
-    else:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        arguments = model, spectra, settings, limits, device, path
-        folder = None if path is None else path.parent
-        weights, history = run_ranks(_fit_as_rank, n_workers, *arguments, folder=folder)
-        model.load_state_dict(weights)
-        model.to("cpu").eval()
+    bar = tqdm(total=n_epochs, desc="training", unit="epoch", disable=not progress, mininterval=1)
+    with bar:
+        if n_workers == 1:
+            history = _fit(model, spectra, _Team(), settings, limits, device, path, partial(_show, bar))
+        else:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            weights, history = run_ranks(
+                _fit_as_rank,
+                n_workers,
+                *(model, spectra, settings, limits, device, path),
+                folder=None if path is None else path.parent,
+                heard=partial(_show, bar),
+            )
+            model.load_state_dict(weights)
+            model.to("cpu").eval()
     return pd.DataFrame(history, columns=["epoch", "loss_train", "loss_valid"]).astype({"epoch": "int64"})
+
+
+def _show(bar, epoch):
+    """Show an epoch of the curve; the first that is shown may be one that was trained before."""
+    number, loss_train, loss_valid = epoch
+    if bar.n == 0:
+        bar.initial = number - 1
+    bar.set_postfix(loss=f"{loss_train:.4g}", valid=f"{loss_valid:.4g}", refresh=False)
+    bar.update(number - bar.n)
 
 
 def _fit_as_rank(model, spectra, settings, limits, device, path):
     """In a worker, beside others: the group of processes is there."""
-    history = _fit(model, spectra, _Team.of_group(), settings, limits, device, path, progress=False)
+    team = _Team.of_group()
+    told = say if team.rank == 0 else (lambda epoch: None)
+    history = _fit(model, spectra, team, settings, limits, device, path, told)
     return model.state_dict(), history
 
 
-def _fit(model, spectra, team, settings, limits, device, path, progress):
+def _fit(model, spectra, team, settings, limits, device, path, told):
     """Train a model in place, and return its curve."""
     device = _choose_device(device)
     seed, batch_size = settings["seed"], settings["batch_size"]
@@ -169,18 +187,15 @@ def _fit(model, spectra, team, settings, limits, device, path, progress):
     batch_size = int(min(batch_size, max(16, n_objects // 20)))
     loss_of = team.gather_gradients(model)
     n_epochs, patience = limits["n_epochs"], limits["patience"]
-    bar = tqdm(total=n_epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress, mininterval=1)
     saved = 0.0
-    with bar:
-        while state.epoch < n_epochs and state.n_worse < patience:
-            loss_train = _train_epoch(loss_of, model, state, parts["train"], batch_size, seed, team)
-            state.record(loss_train, _valid_loss(model, parts["valid"], team))
-            is_last = state.epoch == n_epochs or state.n_worse == patience
-            if path and team.rank == 0 and (is_last or time.monotonic() - saved > _CHECKPOINT_EVERY):
-                state.save(path, settings)
-                saved = time.monotonic()
-            bar.update()
-            bar.set_postfix(loss=f"{state.history[-1][1]:.4g}", valid=f"{state.history[-1][2]:.4g}")
+    while state.epoch < n_epochs and state.n_worse < patience:
+        loss_train = _train_epoch(loss_of, model, state, parts["train"], batch_size, seed, team)
+        state.record(loss_train, _valid_loss(model, parts["valid"], team))
+        is_last = state.epoch == n_epochs or state.n_worse == patience
+        if path and team.rank == 0 and (is_last or time.monotonic() - saved > _CHECKPOINT_EVERY):
+            state.save(path, settings)
+            saved = time.monotonic()
+        told(state.history[-1])
     model.load_state_dict(state.best)
     model.to("cpu").eval()
     return state.history

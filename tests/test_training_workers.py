@@ -36,9 +36,12 @@ def test_without_a_cluster_it_is_said(rest_quasars):
         train(rest_quasars, n_workers=0)
 
 
-def test_two_workers_give_the_curve_of_one_and_go_on_from_its_checkpoint(cluster, rest_quasars, in_chunks, tmp_path):
+def test_two_workers_give_the_curve_of_one_and_go_on_from_its_checkpoint(
+    cluster, rest_quasars, in_chunks, tmp_path, capsys
+):
     alone, curve = train(rest_quasars)
-    together, again = train(in_chunks(rest_quasars, 64), n_workers=2)
+    together, again = train(in_chunks(rest_quasars, 64), n_workers=2, progress=True)
+    assert "loss=" in capsys.readouterr().err
     np.testing.assert_allclose(again, curve, rtol=1e-5)
     assert_alike(together, alone)
     with pytest.raises(ValueError, match="3 Dask workers are to train together, but the cluster has 2"):
