@@ -24,7 +24,7 @@ from astrolab.readers.files import BadFileError, open_bytes
 
 BLOCK = 2880
 _MAX_HEADER_BLOCKS = 4000  # 144,000 cards; an SDSS header has about a thousand
-_VERIFY_SMALLER_BYTES = 1 << 22  # an HDU that nobody uses is verified too where that costs nothing
+_VERIFY_SMALLER_BYTES = 1 << 20  # an HDU that nobody uses is verified too where that costs nothing
 _UNZIPPED_BYTES = 1 << 28  # a gzip file may grow to this, or to 20 times its size
 _PRINTABLE = bytes(range(32, 127))
 _ALL_ONES = 0xFFFFFFFF
