@@ -9,6 +9,7 @@ from scipy.stats import norm, spearmanr
 
 import astrolab as al
 from astrolab.anomaly.calibration import peer_scores
+from astrolab.anomaly.classes import CLASSES
 from astrolab.anomaly.reasons import describe_reasons
 from astrolab.anomaly.scale import SCORES, load_scale, save_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, block_columns, member_table, raw_scores
@@ -207,6 +208,10 @@ def test_reasons_are_in_order_of_weight_and_leave_out_what_is_ordinary():
             "trough_wavelength": [1490.0, 2800.0, 4000.0, 2225.0, 2225.0],
             "trough_width": [6400.0, 400.0, 400.0, 400.0, 400.0],
             "chi2": [2.0, 1.5, 1.0, 1.0, 1.0],
+            "score_class": [-3.0, -3.0, -3.0, 3.0, -3.0],
+            "class_index": [0, 0, 0, CLASSES.index("star of class M3"), 0],
+            "log_chi2_class": np.log([9.0, 9.0, 9.0, 1.2, 9.0]),
+            "log_chi2_model": np.log([2.0, 2.0, 2.0, 3.0, 2.0]),
             "z_C IV": [0.0, -4.0, 0.0, 0.0, np.nan],
             "z_Mg II": [0.0, -2.0, 0.0, np.nan, 0.0],
         }
@@ -220,6 +225,7 @@ def test_reasons_are_in_order_of_weight_and_leave_out_what_is_ordinary():
     assert "narrow and at no known line: perhaps a cosmic ray or sky residual" in spike
     assert spike.endswith("continuum of a shape that no tilt makes ordinary (3.0σ above its peers)")
     assert "narrow and at no known line: perhaps an intervening absorber or a bad pixel" in dip
+    assert dip.endswith("another class explains it better: star of class M3, χ² per pixel 1.2 against 3")
 
 
 def test_a_model_travels_to_a_worker_in_few_megabytes(vae):

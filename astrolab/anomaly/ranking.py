@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES, SHARED_SCORES, describe_artefacts
+from astrolab.anomaly.classes import CLASSES
 from astrolab.anomaly.reasons import describe_reasons
 from astrolab.anomaly.scale import SCORES, Scale, fit_scale, place_on_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
@@ -41,10 +42,11 @@ class Scored(NamedTuple):
 def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, chunks_dir=None):
     """Score and rank every object.
 
-    Five scores, each in robust standard deviations above the object's peers (the objects nearest in redshift, S/N and
+    Six scores. Five are in robust standard deviations above the object's peers (the objects nearest in redshift, S/N and
     number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_trough`` (the deepest missing flux in windows of
     4, 8 and 16 pixels of the rest grid), ``score_lines`` (emission lines weaker than the survey's), ``score_continuum``
-    (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent vectors).
+    (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent vectors). The sixth is absolute: ``score_class`` (how much better than
+    the models a star, a galaxy or featureless light explains the spectrum: ``class_score``).
     ``raw_score`` is the length of what is positive in them; ``artefact_score`` says the same of what an instrument
     leaves, and ``anomaly_score`` is what remains of the former without the latter, and without the trend with
     redshift, S/N and coverage that is left.
@@ -74,8 +76,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
         (1 = strangest, equal ones by targetid), ``raw_score`` and ``raw_rank``, ``artefact_score`` and
         ``pipeline_rank`` (1 = the likeliest artefact), ``rank_low`` and ``rank_high`` (the models' own best and worst
         opinion; missing with one model); ``p_value``, ``q_value``, ``reasons``, ``artefact_evidence``, parts of both
-        scores, ``z_<line>``,
-        ``band_*`` (where the strongest residual is) and ``latent_i``.
+        scores, ``best_class`` (what of those explains it best), ``z_<line>``, ``band_*`` (where the strongest residual
+        is) and ``latent_i``.
         No score is NaN. ``not_ranked`` names each object without a place in the ranking and why: no redshift, fewer
         than 50 good pixels on the rest grid, or scores that are not finite.
 
@@ -286,6 +288,7 @@ def _describe(table, wavelength):
         table[f"{kind}_sigma"] = sigma[rows, best] * (-1 if kind == "trough" else 1)
         table[f"{kind}_wavelength"] = table[[f"{kind}_at_{width}" for width in widths]].to_numpy()[rows, best]
         table[f"{kind}_width"] = width * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
+    table["best_class"] = np.array(CLASSES)[table["class_index"].astype(int)]
     table["reasons"] = describe_reasons(table)
     table["shared_trough_at"] = table[f"trough_at_{TROUGH_WIDTHS[1]}"] * (1 + table["redshift"])
     table["artefact_evidence"] = describe_artefacts(table)
@@ -341,6 +344,7 @@ def _column_order(table):
         "raw_score",
         "raw_rank",
         *SCORES,
+        "best_class",
         "artefact_score",
         "pipeline_rank",
         "artefact_evidence",

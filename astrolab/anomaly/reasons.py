@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from astrolab.anomaly.classes import CLASSES
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 
 # a score is worth mentioning from here on, in sigma above its peers
@@ -23,8 +24,8 @@ def describe_reasons(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``redshift``, the parts of the score (sigma above peers), ``chi2``, ``z_<line>`` (sigma);
-        and of the strongest residual of either sign (``band``) and of the deepest missing flux (``trough``) ``_sigma``
+        One row an object with ``redshift``, the parts of the score (sigma above peers), ``chi2``, ``z_<line>`` (sigma),
+        ``class_index``, ``log_chi2_class`` and ``log_chi2_model``; and of the strongest residual of either sign (``band``) and of the deepest missing flux (``trough``) ``_sigma``
         (signed significance), ``_wavelength`` (centre, rest frame, Å) and ``_width`` (km/s).
 
     Returns
@@ -42,11 +43,10 @@ def describe_reasons(table):
         "score_continuum": pd.Series("continuum of a shape that no tilt makes ordinary", index=table.index),
         "score_latent": pd.Series("unusual combination of features in latent space", index=table.index),
     }
+    clauses = {name: text + table[name].map(" ({:.1f}σ above its peers)".format) for name, text in clauses.items()}
+    clauses["score_class"] = _other_class(table)
     scores = table[list(clauses)].to_numpy()
-    words = [
-        (text + table[name].map(" ({:.1f}σ above its peers)".format)).to_numpy(dtype=object)
-        for name, text in clauses.items()
-    ]
+    words = [text.to_numpy(dtype=object) for text in clauses.values()]
     words = np.stack(words, axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
     scores, words = np.take_along_axis(scores, order, 1), np.take_along_axis(words, order, 1)
@@ -55,6 +55,13 @@ def describe_reasons(table):
     for column in words.T[1:]:
         text += np.where(column == "", "", "; ") + column
     return text.where(text != "", "ordinary: no score is more than 2σ above its peers").to_numpy(dtype=str)
+
+
+def _other_class(table):
+    """Name the class that explains the spectrum better than the model of the survey does."""
+    names = table["class_index"].map(lambda index: CLASSES[int(index)])
+    chi2, of_model = (np.exp(table[name]).map("{:.2g}".format) for name in ("log_chi2_class", "log_chi2_model"))
+    return "another class explains it better: " + names + ", χ² per pixel " + chi2 + " against " + of_model
 
 
 def _window(table, kind):

@@ -21,15 +21,18 @@ from astrolab.anomaly.calibration import (
     normal_scores,
     upper_tails,
 )
+from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
 from astrolab.anomaly.shared import count_places, shared_excess
 
-SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
+# those that peers calibrate, then the one that is absolute
+PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
+SCORES = (*PEER_SCORES, "score_class")
 
-# what an artefact explains is taken off: all of the artefact score beyond what one in six ordinary objects has
-_ARTEFACT_FREE = 1.0
+# what an artefact may explain is taken off, and half as much again: a person's hour is worth more than a doubtful place
+_ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.5
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
 _ARTEFACT_SURE = 5.0
 
@@ -135,7 +138,9 @@ def fit_scale(table, *, is_reference=None, seed=0):
     score = _take_off(_combine(mean, _shared_scores(shared, table, mean)))
     trend_place = column_quantiles(_matched(table))
     terms = _trend_terms(trend_place, table)
-    trend = _robust_fit(terms, score)
+    # what is explained better as something else says nothing about quasars, and often lies at redshifts of its own
+    is_quasar = mean[:, SCORES.index("score_class")] <= 0
+    trend = _robust_fit(terms[is_quasar], score[is_quasar])
     score = score - terms @ trend
     chosen = np.ones(len(table), bool) if is_reference is None else np.asarray(is_reference, bool)
     cells = fit_cells(score[chosen], _matched(table)[chosen])
@@ -159,7 +164,8 @@ def place_on_scale(scale, table, *, is_reference=None):
     -------
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
-        parts ``ARTEFACT_SCORES`` and ``SHARED_SCORES``; parts in robust sigma above peers, wholes their length;
+        parts ``ARTEFACT_SCORES`` and ``SHARED_SCORES``; parts in robust sigma above peers, but for ``score_class``
+        (from `class_score`), wholes their length;
         ``p_value`` (conformal) and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
@@ -281,12 +287,13 @@ def _fit_member(table, shape, seed):
 
 
 def _member_scores(table, shape, member):
-    """Return SCORES and ARTEFACT_SCORES in sigma above peers, shape (object, n_score)."""
+    """Return SCORES and ARTEFACT_SCORES, in sigma above peers but for score_class, shape (object, n_score)."""
     raw = _raw_values(table, shape, member.latent, member.latent_spread)
     calibrated = equal_tails(compare_with_peers(member.peers, raw, _matched(table)), member.tails)
-    n_troughs = len(TROUGH_WIDTHS)
-    troughs = calibrated[:, 1 : 1 + n_troughs].max(axis=1, keepdims=True)
-    return np.concatenate([calibrated[:, :1], troughs, calibrated[:, 1 + n_troughs :]], axis=1)
+    of_model, troughs, rest = np.split(calibrated, [1, 1 + len(TROUGH_WIDTHS)], axis=1)
+    by_peers, artefacts = np.split(rest, [len(PEER_SCORES) - 2], axis=1)
+    of_class = class_score(table["log_chi2_model"], table["log_chi2_class"])[:, None]
+    return np.concatenate([of_model, troughs.max(axis=1, keepdims=True), by_peers, of_class, artefacts], axis=1)
 
 
 def _raw_values(table, shape, reference, spread):
@@ -357,7 +364,7 @@ def _robust_fit(terms, score):
 def _take_off(combined):
     """Take what an artefact explains off the raw score."""
     doubt, certainty = (np.maximum(combined[:, 1] - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
-    return combined[:, 0] - doubt - 0.5 * certainty**2
+    return combined[:, 0] - _ARTEFACT_WEIGHT * doubt - 0.5 * certainty**2
 
 
 def _length(scores):

@@ -13,6 +13,7 @@ import torch
 from numba import njit
 
 from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
+from astrolab.anomaly.classes import CLASS_COLUMNS, class_weights, fit_classes, mean_chi2
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
@@ -25,7 +26,7 @@ BAND_WIDTHS = (1, 4, 16, 64)
 TROUGH_WIDTHS = (4, 8, 16)
 
 # columns that no model has a say in
-_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS)
+_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS)
 _WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
 
 # of each width, the first of its columns among the bands and among the troughs; -1 where there is none
@@ -56,8 +57,9 @@ def block_columns(n_latent, n_members=1):
     Returns
     -------
     list of str
-        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame) and ``SHAPE_COLUMNS``; then of each
-        model ``log_chi2`` (ln of the mean squared residual in sigma), ``band_k`` and ``band_at_k`` (signed
+        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``SHAPE_COLUMNS`` and
+        ``CLASS_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in sigma),
+        ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
         significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
         its middle, Å),
         ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive), ``ARTEFACT_COLUMNS`` and
@@ -65,7 +67,7 @@ def block_columns(n_latent, n_members=1):
     """
     windows = [(kind, width) for kind, widths in _WINDOWS.items() for width in widths]
     windows = [f"{kind}{what}_{width}" for kind, width in windows for what in ("", "_at")]
-    of_model = ["log_chi2", *windows, *ARTEFACT_COLUMNS, *(f"latent_{i}" for i in range(n_latent))]
+    of_model = ["log_chi2", "log_chi2_model", *windows, *ARTEFACT_COLUMNS, *(f"latent_{i}" for i in range(n_latent))]
     prefixes = [""] if n_members == 1 else [f"{i}." for i in range(n_members)]
     return [*_SHARED, *(prefix + name for prefix in prefixes for name in of_model)]
 
@@ -196,18 +198,22 @@ def _score_batch(models, flux, ivar, redshift, wavelength):
     is_good = ivar > 0
     n_good = np.maximum(is_good.sum(axis=1), 1)
     snr = np.where(is_good, flux * np.sqrt(ivar), 0).sum(axis=1) / n_good
-    shared = np.column_stack([n_good, snr, measure_shape(flux, ivar, wavelength)])
-    parts = [_score_residual(model, flux, ivar, is_good, np.ravel(redshift), wavelength) for model in models]
+    redshift, weight = np.ravel(redshift), class_weights(flux, ivar)
+    classes = fit_classes(np.where(is_good, flux, 0), weight, wavelength, redshift)
+    shared = np.column_stack([n_good, snr, measure_shape(flux, ivar, wavelength), classes])
+    parts = [_score_residual(model, flux, ivar, is_good, weight, redshift, wavelength) for model in models]
     return np.concatenate([shared.astype("float32"), *parts], axis=1)
 
 
-def _score_residual(model, flux, ivar, is_good, redshift, wavelength):
+def _score_residual(model, flux, ivar, is_good, class_weight, redshift, wavelength):
     """Score what one model leaves of each spectrum."""
     out = model(_tensor(flux), _tensor(ivar))
     residual, weight = np.empty(flux.shape, "float32"), np.empty(flux.shape, "float32")
-    columns = np.empty((len(flux), 1 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
+    columns = np.empty((len(flux), 2 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
     _subtract_model(flux, is_good, out.flux_model.numpy(), out.ivar_model.numpy(), residual, weight, columns[:, 0])
-    _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 1:])
+    chi2 = np.einsum("ok,ok,ok->o", class_weight, residual, residual)
+    columns[:, 1] = mean_chi2(chi2, np.maximum(is_good.sum(axis=1), 1))
+    _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 2:])
     evidence = artefact_evidence(residual, weight, wavelength, redshift)
     return np.concatenate([columns, evidence, out.latent_mean.numpy()], axis=1)
 

@@ -49,8 +49,8 @@ def shared_excess(counts, observed, redshift, is_significant):
     Returns
     -------
     numpy.ndarray, shape (object,)
-        Sigma of a Poisson count within 1,500 km/s against the mean of the 10,000 km/s around; 0 for an object without
-        a significant feature.
+        Sigma of a Poisson count within 1,500 km/s against the mean of the 10,000 km/s around, less where fewer than half
+        of these features are in excess; 0 for an object without a significant feature.
     """
     total = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
     centre = np.arange(_N_BINS)
@@ -66,8 +66,11 @@ def shared_excess(counts, observed, redshift, is_significant):
     layers, bins = _layers(redshift), _bins(observed)
     others, expected = (_of_other_redshifts(values, layers, bins) for values in (near, usual))
     # however little was expected, one more of a kind is no evidence
-    sigma = norm.isf(poisson.sf(others - 1, np.maximum(expected, 0.1)))
-    return np.where(is_significant & (others > 0), np.clip(sigma, 0, 20), 0.0)
+    expected = np.maximum(expected, 0.1)
+    sigma = norm.isf(poisson.sf(others - 1, expected))
+    # where many features are, a small excess is significant, and yet most of them are their objects' own
+    in_excess = 1 - expected / np.maximum(others, 1)
+    return np.where(is_significant & (others > 0), np.clip(sigma, 0, 20) * np.clip(2 * in_excess, 0, 1), 0.0)
 
 
 def _of_other_redshifts(values, layers, bins):

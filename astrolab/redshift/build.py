@@ -23,7 +23,13 @@ from astrolab.simulation.forest import forest_transmission
 from astrolab.simulation.galaxies import galaxy_flux
 from astrolab.simulation.grid import WAVELENGTH
 from astrolab.simulation.quasars import quasar_components, quasar_parameters, smc_dust
-from astrolab.simulation.stars import _LOG_FIRST, _LOG_STEP, STAR_CLASSES, star_flux, star_templates
+from astrolab.simulation.stars import (
+    STAR_CLASSES,
+    TEMPLATE_LOG_FIRST,
+    TEMPLATE_LOG_STEP,
+    star_flux,
+    star_templates,
+)
 
 _BLOCK = 256
 _N_ITERATIONS = 12
@@ -225,7 +231,7 @@ def _with_troughs(middle):
 def _star_classes():
     """One set for each class of the simulator: its spectrum, its neighbours, and a smooth error of calibration."""
     grid = _log_grid(3390, 10750, _STAR_STEP)
-    own = np.log10(np.e) * (_LOG_FIRST + _LOG_STEP * np.arange(star_templates().shape[1]))
+    own = np.log10(np.e) * (TEMPLATE_LOG_FIRST + TEMPLATE_LOG_STEP * np.arange(star_templates().shape[1]))
     spectra = [np.interp(grid, own, spectrum) for spectrum in star_templates()]
     spectra = [spectrum / np.median(spectrum) for spectrum in spectra]
     place = np.linspace(-1, 1, len(grid))

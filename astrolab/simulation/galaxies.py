@@ -40,7 +40,7 @@ _METAL_LINES = (
     (8190, 0.06, 6), (8420, 0.05, 25), (8500.4, 0.18, 4), (8544.4, 0.34, 4.5), (8664.5, 0.28, 4.5),
 )  # fmt: skip
 # emission: (rest vacuum wavelength in Å, ratio to Hβ, group): 0 hydrogen, 1 [O II], 2 high ionisation, 3 low ionisation
-_NEBULAR_LINES = (
+NEBULAR_LINES = (
     (3727.09, 1.2, 1), (3729.88, 1.6, 1), (3869.85, 0.25, 2), (3889.9, 0.10, 0), (3971.2, 0.16, 0), (4102.89, 0.26, 0),
     (4341.68, 0.47, 0), (4862.68, 1.0, 0), (4960.30, 0.45, 2), (5008.24, 1.35, 2), (5877.25, 0.12, 0),
     (6302.05, 0.10, 3), (6549.85, 0.33, 3), (6564.61, 2.86, 0), (6585.27, 1.0, 3), (6718.29, 0.55, 3),
@@ -136,7 +136,7 @@ def galaxy_flux(redshift, rng):
     weights = np.stack([1 - young - middle, middle, young], axis=1)
     flux = np.zeros((n, N_WAVELENGTH), "float32")
     add_galaxy(flux, redshift, weights)
-    wavelength, ratio, group = np.transpose(_NEBULAR_LINES)
+    wavelength, ratio, group = np.transpose(NEBULAR_LINES)
     scale = np.ones((n, 4))
     scale[:, 1] = 10 ** rng.normal(0, 0.15, n)
     scale[:, 2] = 10 ** rng.normal(0, 0.3, n)

@@ -14,7 +14,7 @@ from astrolab.simulation.galaxies import balmer_absorption
 from astrolab.simulation.grid import N_WAVELENGTH, WAVELENGTH
 from astrolab.simulation.profiles import add_templates
 
-_LOG_FIRST, _LOG_STEP, _N_REST = np.log(3500.0), 8e-5, 13100
+TEMPLATE_LOG_FIRST, TEMPLATE_LOG_STEP, _N_REST = np.log(3500.0), 8e-5, 13100
 
 # class, temperature in K, depth and sigma (Å) of Hβ, strength of metal lines, strength of TiO bands
 _CLASSES = (
@@ -55,7 +55,7 @@ def star_templates():
     numpy.ndarray, shape (n_class, n_rest), float32
         Flux per Å relative to 6400 Å, on a grid uniform in ln(rest wavelength).
     """
-    wavelength = np.exp(_LOG_FIRST + _LOG_STEP * np.arange(_N_REST))
+    wavelength = np.exp(TEMPLATE_LOG_FIRST + TEMPLATE_LOG_STEP * np.arange(_N_REST))
     templates = np.stack([_star(wavelength, *row[1:]) for row in _CLASSES])
     templates /= templates[:, [np.searchsorted(wavelength, 6400)]]
     templates = templates.astype("float32")
@@ -86,7 +86,7 @@ def star_flux(redshift, rng):
     weights[rows, kind] = 1 - part
     weights[rows, np.minimum(kind + 1, len(_CLASSES) - 1)] += part
     flux = np.zeros((n, N_WAVELENGTH), "float32")
-    add_templates(flux, np.log(WAVELENGTH), star_templates(), _LOG_FIRST, _LOG_STEP, np.log1p(redshift), weights)
+    add_templates(flux, np.log(WAVELENGTH), star_templates(), TEMPLATE_LOG_FIRST, TEMPLATE_LOG_STEP, np.log1p(redshift), weights)
     return flux
 
 

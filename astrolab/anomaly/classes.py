@@ -1,0 +1,185 @@
+"""Would a spectrum be ordinary as something else? Stars, galaxies and smooth light fitted beside the model of quasars.
+
+Peers cannot answer that: what is no quasar often lies at redshifts of its own, and is its own peer there. So the
+comparison is absolute: how much better than the model of the survey does a spectrum of another class explain the pixels.
+The spectra of other classes are the simulator's analytic ones; nothing in them was learned from any survey.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.polynomial import Legendre
+from scipy.ndimage import gaussian_filter1d
+
+from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.simulation import galaxies, stars
+
+CLASSES = (*(f"star of class {name}" for name in stars.STAR_CLASSES), "galaxy", "featureless light")
+CLASS_COLUMNS = ("log_chi2_class", "class_index")
+
+# no pixel counts for more than S/N 20: beyond that a spectrum differs from every template
+_SYSTEMATIC, _FAINT = 0.05, 0.2
+# what a perfect fit still leaves, so that a ratio of χ² stays finite
+_LEFT = 0.02
+# unit of the score: a χ² that is larger by a third
+_UNIT = 0.3
+# a class whose templates reach fewer than this share of the pixels is not compared
+_REACH = 0.5
+_TILTS = 3  # constant, slope and curvature: the calibration of flux is seldom better known
+_NARROW_LINE = 250.0  # km/s, sigma
+
+
+def class_weights(flux, ivar):
+    """Return the weight of each pixel in the comparison of classes.
+
+    Parameters
+    ----------
+    flux, ivar : numpy.ndarray, shape (object, n_wavelength)
+        Normalised flux and inverse variance.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, n_wavelength), float32
+        Inverse variance with an error of 5 % of the flux added; 0 where not measured.
+    """
+    systematic = _SYSTEMATIC * np.maximum(flux, _FAINT)
+    return np.where(ivar > 0, ivar / (1 + ivar * systematic**2), 0).astype("float32")
+
+
+def mean_chi2(chi2, n_good):
+    """Return ln of χ² a pixel, finite for a perfect fit."""
+    return np.log(np.maximum(chi2, 0) / n_good + _LEFT)
+
+
+def fit_classes(flux, weight, wavelength, redshift):
+    """Fit every other class to each spectrum, and say which fits best.
+
+    Stars are taken at rest, whatever redshift is claimed; galaxies at the redshift claimed, with starlight of three
+    ages and the emission lines of their gas free; smooth light is a parabola in ln wavelength. Amplitude, slope and
+    curvature of a star are free; a star of negative light is none.
+
+    Parameters
+    ----------
+    flux : numpy.ndarray, shape (object, n_wavelength), float32
+        Normalised flux, rest frame.
+    weight : numpy.ndarray, shape (object, n_wavelength), float32
+        From `class_weights`.
+    wavelength : numpy.ndarray, shape (n_wavelength,)
+        Rest vacuum wavelength, Å, uniform in its logarithm.
+    redshift : numpy.ndarray, shape (object,)
+        Redshift that the spectra were brought to the rest frame with.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, 2), float32
+        Columns ``CLASS_COLUMNS``: ln of the smallest χ² a pixel, and whose it is, a place in ``CLASSES``.
+    """
+    templates = _templates(tuple(wavelength[[0, -1]]), len(wavelength))
+    weighted = weight * flux
+    total = (weighted * flux).sum(axis=1, dtype="float64")
+    n_good = np.maximum((weight > 0).sum(axis=1), 1)
+    chi2 = [*_star_chi2(templates, flux, weight, redshift)]
+    chi2 += [total - _explained(basis, weight, weighted)[0] for basis in (templates.galaxy, templates.smooth)]
+    chi2 = np.stack(chi2, axis=1)
+    best = chi2.argmin(axis=1)
+    return np.column_stack([mean_chi2(chi2[np.arange(len(best)), best], n_good), best]).astype("float32")
+
+
+def class_score(log_chi2_model, log_chi2_class):
+    """Return by how much another class explains a spectrum better than the model of the survey, in units of 30 %.
+
+    Parameters
+    ----------
+    log_chi2_model, log_chi2_class : array-like, shape (object,)
+        ln of χ² a pixel, of the model and of the best other class, with the same weights.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object,)
+        ``ln(χ²_model / χ²_class) / 0.3``; negative where the model explains it better.
+    """
+    return (np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")) / _UNIT
+
+
+class _Basis(NamedTuple):
+    """Vectors (n_vector, n) and their products in pairs (n, n_vector²), float32."""
+
+    vectors: np.ndarray
+    pairs: np.ndarray
+
+
+class _Templates(NamedTuple):
+    galaxy: _Basis
+    smooth: _Basis
+    stars: tuple
+    first: int  # of the stars' pixels, counted on the rest grid as it lies in the observed frame
+    step: float  # of the grid, in ln wavelength
+
+
+@lru_cache(maxsize=4)
+def _templates(limits, n_wavelength):
+    """Bring the spectra of every class onto a rest grid."""
+    log = np.linspace(*np.log(limits), n_wavelength)
+    step = log[1] - log[0]
+    tilts = np.array([Legendre.basis(degree)(np.linspace(-1, 1, n_wavelength)) for degree in range(_TILTS)])
+    light = _resampled(galaxies.galaxy_templates(), galaxies.TEMPLATE_LOG_FIRST, galaxies.TEMPLATE_LOG_STEP, log)
+    of_galaxy = np.concatenate([light, _gas(log, step)])
+    # stars, on the pixels that the rest grid would have where it was observed
+    star_last = stars.TEMPLATE_LOG_FIRST + stars.TEMPLATE_LOG_STEP * (stars.star_templates().shape[1] - 1)
+    first = int(np.ceil((stars.TEMPLATE_LOG_FIRST - log[0]) / step))
+    own = log[0] + step * np.arange(first, int((star_last - log[0]) / step))
+    star_tilts = np.array([Legendre.basis(degree)(np.linspace(-1, 1, len(own))) for degree in range(_TILTS)])
+    of_stars = _resampled(stars.star_templates(), stars.TEMPLATE_LOG_FIRST, stars.TEMPLATE_LOG_STEP, own)
+    return _Templates(
+        _basis(of_galaxy), _basis(tilts), tuple(_basis(star * star_tilts) for star in of_stars), first, step
+    )
+
+
+def _basis(vectors):
+    pairs = np.einsum("ap,bp->pab", vectors, vectors).reshape(vectors.shape[1], -1)
+    return _Basis(vectors.astype("float32"), pairs.astype("float32"))
+
+
+def _resampled(templates, log_first, log_step, log):
+    """Interpolate templates on ln wavelength, smoothed to the pixels of the grid; 0 where they do not reach."""
+    own = log_first + log_step * np.arange(templates.shape[1])
+    width = (log[1] - log[0]) / log_step / np.sqrt(12)  # the scatter within a pixel
+    smooth = gaussian_filter1d(templates.astype("float64"), width, axis=1, mode="nearest")
+    return np.array([np.interp(log, own, template, left=0, right=0) for template in smooth])
+
+
+def _gas(log, step):
+    """Return the emission lines of a galaxy's gas, one spectrum for each group of lines that vary together."""
+    sigma = np.hypot(step / np.sqrt(12), _NARROW_LINE / SPEED_OF_LIGHT)
+    wavelength, ratio, group = np.transpose(galaxies.NEBULAR_LINES)
+    profiles = ratio[:, None] * np.exp(-0.5 * ((log - np.log(wavelength)[:, None]) / sigma) ** 2)
+    return np.array([profiles[group == one].sum(axis=0) for one in np.unique(group)])
+
+
+def _star_chi2(templates, flux, weight, redshift):
+    """Return χ² of each class of stars: the rest grid is slid to where its pixels were observed."""
+    n_star, n_good = templates.stars[0].vectors.shape[1], (weight > 0).sum(axis=1)
+    shift = np.round(np.log1p(redshift) / templates.step).astype(int)
+    pixel = templates.first + np.arange(n_star) - shift[:, None]
+    is_on_grid = (pixel >= 0) & (pixel < weight.shape[1])
+    pixel = np.clip(pixel, 0, weight.shape[1] - 1)
+    flux, weight = (np.where(is_on_grid, np.take_along_axis(part, pixel, 1), 0) for part in (flux, weight))
+    weighted = weight * flux
+    total = (weighted * flux).sum(axis=1, dtype="float64")
+    n_inside = (weight > 0).sum(axis=1)
+    for basis in templates.stars:
+        explained, amplitude = _explained(basis, weight, weighted)
+        is_star = (amplitude[:, 0] > 0) & (n_inside > _REACH * n_good)
+        # beyond the star's template a pixel is taken to fit as well as noise lets it
+        yield np.where(is_star, total - explained + n_good - n_inside, np.inf)
+
+
+def _explained(basis, weight, weighted):
+    """Return what the best amplitudes of a basis take off Σ w f², and those amplitudes."""
+    n_vector = len(basis.vectors)
+    normal = (weight @ basis.pairs).reshape(-1, n_vector, n_vector).astype("float64")
+    right = (weighted @ basis.vectors.T).astype("float64")
+    trace = np.trace(normal, axis1=1, axis2=2)[:, None, None] / n_vector
+    amplitude = np.linalg.solve(normal + np.eye(n_vector) * (1e-6 * trace + 1e-9), right[..., None])[..., 0]
+    return (2 * amplitude * right).sum(axis=1) - np.einsum("oa,oab,ob->o", amplitude, normal, amplitude), amplitude
