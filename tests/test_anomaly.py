@@ -11,7 +11,7 @@ import astrolab as al
 from astrolab.anomaly.calibration import peer_scores
 from astrolab.anomaly.classes import CLASSES
 from astrolab.anomaly.reasons import describe_reasons
-from astrolab.anomaly.scale import SCORES, load_scale, save_scale
+from astrolab.anomaly.scale import PEER_SCORES, load_scale, save_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, block_columns, member_table, raw_scores
 from astrolab.models.files import model_to_bytes
 
@@ -83,7 +83,7 @@ def test_a_planted_anomaly_comes_first(vae, rest_quasars, name, change, word):
 
 def test_a_score_does_not_merely_follow_signal_to_noise_or_redshift(ranking):
     for column in ("snr", "redshift", "n_good"):
-        for score in ("anomaly_score", "raw_score", "artefact_score", *SCORES):
+        for score in ("anomaly_score", "raw_score", "artefact_score", *PEER_SCORES):
             assert abs(spearmanr(ranking[score], ranking[column]).statistic) < 0.15, (score, column)
 
 

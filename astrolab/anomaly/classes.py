@@ -1,7 +1,7 @@
 """Would a spectrum be ordinary as something else? Stars, galaxies and smooth light fitted beside the model of quasars.
 
 Peers cannot answer that: what is no quasar often lies at redshifts of its own, and is its own peer there. So the
-comparison is absolute: how much better than the model of the survey does a spectrum of another class explain the pixels.
+comparison is absolute: how much better does a spectrum of another class explain the pixels than the survey's model?
 The spectra of other classes are the simulator's analytic ones; nothing in them was learned from any survey.
 """
 
@@ -97,9 +97,10 @@ def class_score(log_chi2_model, log_chi2_class):
     Returns
     -------
     numpy.ndarray, shape (object,)
-        ``ln(χ²_model / χ²_class) / 0.3``; negative where the model explains it better.
+        ``ln(χ²_model / χ²_class) / 0.3``; 0 where the model explains it better.
     """
-    return (np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")) / _UNIT
+    ratio = np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")
+    return np.maximum(ratio, 0) / _UNIT
 
 
 class _Basis(NamedTuple):
@@ -160,7 +161,9 @@ def _gas(log, step):
 def _star_chi2(templates, flux, weight, redshift):
     """Return χ² of each class of stars: the rest grid is slid to where its pixels were observed."""
     n_star, n_good = templates.stars[0].vectors.shape[1], (weight > 0).sum(axis=1)
-    shift = np.round(np.log1p(redshift) / templates.step).astype(int)
+    # an object without a redshift is not ranked, and must not disturb the others
+    known = np.where(np.isfinite(redshift) & (redshift > -1), redshift, 0)
+    shift = np.round(np.log1p(known) / templates.step).astype(int)
     pixel = templates.first + np.arange(n_star) - shift[:, None]
     is_on_grid = (pixel >= 0) & (pixel < weight.shape[1])
     pixel = np.clip(pixel, 0, weight.shape[1] - 1)

@@ -42,11 +42,12 @@ class Scored(NamedTuple):
 def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, chunks_dir=None):
     """Score and rank every object.
 
-    Six scores. Five are in robust standard deviations above the object's peers (the objects nearest in redshift, S/N and
-    number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_trough`` (the deepest missing flux in windows of
-    4, 8 and 16 pixels of the rest grid), ``score_lines`` (emission lines weaker than the survey's), ``score_continuum``
-    (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent vectors). The sixth is absolute: ``score_class`` (how much better than
-    the models a star, a galaxy or featureless light explains the spectrum: ``class_score``).
+    Six scores. Five are in robust standard deviations above the object's peers (the objects nearest in redshift, S/N
+    and number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_trough`` (the deepest missing flux in
+    windows of 4, 8 and 16 pixels of the rest grid), ``score_lines`` (emission lines weaker than the survey's),
+    ``score_continuum`` (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent
+    vectors). The sixth is absolute: ``score_class`` (how much better than the models a star, a galaxy or featureless
+    light explains the spectrum, in units of 30 % of χ²).
     ``raw_score`` is the length of what is positive in them; ``artefact_score`` says the same of what an instrument
     leaves, and ``anomaly_score`` is what remains of the former without the latter, and without the trend with
     redshift, S/N and coverage that is left.

@@ -24,9 +24,10 @@ def describe_reasons(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``redshift``, the parts of the score (sigma above peers), ``chi2``, ``z_<line>`` (sigma),
-        ``class_index``, ``log_chi2_class`` and ``log_chi2_model``; and of the strongest residual of either sign (``band``) and of the deepest missing flux (``trough``) ``_sigma``
-        (signed significance), ``_wavelength`` (centre, rest frame, Å) and ``_width`` (km/s).
+        One row an object with ``redshift``, the parts of the score (sigma above peers), ``chi2``, ``z_<line>``
+        (sigma), ``class_index``, ``log_chi2_class`` and ``log_chi2_model``; and of the strongest residual of either
+        sign (``band``) and of the deepest missing flux (``trough``) ``_sigma`` (signed significance), ``_wavelength``
+        (centre, rest frame, Å) and ``_width`` (km/s).
 
     Returns
     -------

@@ -334,9 +334,10 @@ def _shared_scores(counts, table, mean):
 
 def _combine(single, shared):
     """Combine single scores: the length of what is above the peers. Columns anomaly and artefact."""
-    n_scores = len(SCORES)
-    artefact = np.concatenate([single[:, n_scores:], shared], axis=1)
-    return np.column_stack([_length(single[:, :n_scores]), _length(artefact)])
+    by_peers, of_class, artefact = np.split(single, [len(PEER_SCORES), len(SCORES)], axis=1)
+    artefact = np.concatenate([artefact, shared], axis=1)
+    of_class = np.where(of_class > 0, of_class, -np.inf)  # nothing else explains it: peers alone say how ordinary it is
+    return np.column_stack([_length(np.concatenate([by_peers, of_class], axis=1)), _length(artefact)])
 
 
 def _trend_terms(quantiles, table):

@@ -49,8 +49,8 @@ def shared_excess(counts, observed, redshift, is_significant):
     Returns
     -------
     numpy.ndarray, shape (object,)
-        Sigma of a Poisson count within 1,500 km/s against the mean of the 10,000 km/s around, less where fewer than half
-        of these features are in excess; 0 for an object without a significant feature.
+        Sigma of a Poisson count within 1,500 km/s against the mean of the 10,000 km/s around, less where fewer than
+        half of these features are in excess; 0 for an object without a significant feature.
     """
     total = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
     centre = np.arange(_N_BINS)

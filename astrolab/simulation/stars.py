@@ -86,7 +86,9 @@ def star_flux(redshift, rng):
     weights[rows, kind] = 1 - part
     weights[rows, np.minimum(kind + 1, len(_CLASSES) - 1)] += part
     flux = np.zeros((n, N_WAVELENGTH), "float32")
-    add_templates(flux, np.log(WAVELENGTH), star_templates(), TEMPLATE_LOG_FIRST, TEMPLATE_LOG_STEP, np.log1p(redshift), weights)
+    add_templates(
+        flux, np.log(WAVELENGTH), star_templates(), TEMPLATE_LOG_FIRST, TEMPLATE_LOG_STEP, np.log1p(redshift), weights
+    )
     return flux
 
 
