@@ -1,8 +1,9 @@
 """Many vetters at once, the server killed meanwhile: is every acknowledged verdict there once, and how fast was it.
 
 ``python -m benchmarks.vetting`` lets 50 vetters give 1,000 verdicts each through the service, kills the server process
-10 times (kill -9), and prints the table for SQLite and PostgreSQL. A vetter sends a verdict again, with the same key,
-until it is acknowledged.
+10 times (kill -9), and prints a line for SQLite and PostgreSQL. A vetter sends a verdict again, with the same key,
+until it is acknowledged. They do not stop to think: the waits are those of a queue of 50 at a server that is never
+idle. A second line has 50 vetters who look at each object for a while (0.75 s on the average, faster than people).
 """
 
 import argparse
@@ -17,10 +18,12 @@ import threading
 import time
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from astrolab.stores.catalog import open_catalog
 from astrolab.vetting.campaigns import open_campaign
@@ -28,6 +31,7 @@ from benchmarks.postgresql import NoPostgresqlError, temporary_server
 
 RUN_ID = "benchmark"
 FIRST_ID = 2**53 + 1
+THINK, N_THOUGHT = 0.75, 80  # s, verdicts of each vetter who thinks
 N_AGAIN_LIMIT = 5000  # a vetter who sent that often meets a broken server, not a killed one
 
 
@@ -71,15 +75,17 @@ def serve(url, port, n_objects):
 class _Vetter(threading.Thread):
     """Sends verdicts one after the other, each until it is acknowledged."""
 
-    def __init__(self, name, port, n_verdicts):
+    def __init__(self, name, port, n_verdicts, think):
         super().__init__(daemon=True)
-        self.user, self.port, self.n_verdicts = name, port, n_verdicts
+        self.user, self.port, self.n_verdicts, self.think = name, port, n_verdicts, think
+        self._rng = np.random.default_rng(list(name.encode()))
         self.acknowledged, self.waits, self.n_again = {}, [], 0
 
     def run(self):
         connection = None
         for number in range(self.n_verdicts):
             body = {"targetid": FIRST_ID + 2 * number, "key": f"{self.user}-{number}"}
+            time.sleep(self._rng.exponential(self.think) if self.think else 0)
             while body["key"] not in self.acknowledged:
                 started = time.perf_counter()
                 try:
@@ -97,28 +103,30 @@ class _Vetter(threading.Thread):
                     time.sleep(0.1)
 
 
-def measure(url, n_vetters, n_verdicts, n_kills):
-    """Return what came of so many verdicts with so many kills, as a dict."""
+def measure(url, n_vetters, n_verdicts, n_kills, think=0.0):
+    """Return what came of so many verdicts with so many kills, as a dict; `think` is the mean pause (s)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "benchmarks.vetting", "--serve", url, str(port), str(n_verdicts)]
     server = subprocess.Popen(command)
-    vetters = [_Vetter(f"vetter{number:02d}", port, n_verdicts) for number in range(n_vetters)]
+    vetters = [_Vetter(f"vetter{number:02d}", port, n_verdicts, think) for number in range(n_vetters)]
     _wait_for(port, server)
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), 0.0
     for vetter in vetters:
         vetter.start()
     for kill in range(1, n_kills + 1):
         enough = kill * n_vetters * n_verdicts / (n_kills + 1)
         while any(v.is_alive() for v in vetters) and sum(len(v.acknowledged) for v in vetters) < enough:
             time.sleep(0.01)
+        cpu += sum(psutil.Process(server.pid).cpu_times()[:2])
         server.send_signal(signal.SIGKILL)
         server.wait()
         server = subprocess.Popen(command)
     for vetter in vetters:
         vetter.join()
     seconds = time.perf_counter() - started
+    cpu += sum(psutil.Process(server.pid).cpu_times()[:2])
     server.send_signal(signal.SIGKILL)
     server.wait()
     with open_catalog(url) as catalog:
@@ -137,6 +145,8 @@ def measure(url, n_vetters, n_verdicts, n_kills):
         "p95 ms": round(float(np.quantile(waits, 0.95)), 1),
         "worst ms": round(float(waits.max()), 1),
         "seconds": round(seconds, 1),
+        "verdicts/s": round(len(stored) / seconds, 1),
+        "server cpu ms a verdict": round(1000 * cpu / max(len(stored), 1), 2),
     }
 
 
@@ -163,15 +173,18 @@ def main():
     asked = parser.parse_args()
     if asked.serve:
         serve(asked.serve[0], int(asked.serve[1]), int(asked.serve[2]))
-    for name in asked.databases:
+    saturated = (asked.n_vetters, asked.n_verdicts, asked.n_kills)
+    thinking = (asked.n_vetters, min(asked.n_verdicts, N_THOUGHT), 0, THINK)
+    for name, how in product(asked.databases, (saturated, thinking)):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 with temporary_server() if name == "postgresql" else nullcontext() as server:
                     url = server.new_database() if server else f"sqlite:///{Path(folder) / 'catalog.db'}"
-                    result = measure(url, asked.n_vetters, asked.n_verdicts, asked.n_kills)
+                    result = measure(url, *how)
             except NoPostgresqlError as error:
                 result = {"not measured": str(error)}
-        print(f"{name}: " + ", ".join(f"{what} {value}" for what, value in result.items()), flush=True)
+        pace = "without a pause" if how is saturated else f"a verdict and {THINK} s of thought"
+        print(f"{name}, {pace}: " + ", ".join(f"{what} {value}" for what, value in result.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,8 @@ class GroupCommit:
         Parameters
         ----------
         work : callable
-            Takes the connection; in a savepoint of its own, so that an error of one undoes nothing of another.
+            Takes the connection. It may be called twice: where one of those that are committed together fails, the
+            others are done again, each in a savepoint of its own, so that an error of one undoes nothing of another.
 
         Returns
         -------
@@ -159,9 +160,10 @@ class GroupCommit:
 
     def _commit(self, jobs):
         try:
-            with self._engine.begin() as connection:
-                for job in jobs:
-                    _do(job, connection)
+            if not self._is_done_at_once(jobs):
+                with self._engine.begin() as connection:
+                    for job in jobs:
+                        _do(job, connection)
         except BaseException as error:
             for job in jobs:
                 job.error = error  # nothing of what they did is committed
@@ -170,6 +172,17 @@ class GroupCommit:
         finally:
             for job in jobs:
                 job.is_done = True
+
+    def _is_done_at_once(self, jobs):
+        """Return whether every job did its work without an error; then they are committed, otherwise none is."""
+        with self._engine.connect() as connection, connection.begin() as transaction:
+            for job in jobs:
+                try:
+                    job.result = job.work(connection)
+                except (ValueError, sa.exc.SQLAlchemyError):
+                    transaction.rollback()
+                    return False
+        return True
 
 
 def _do(job, connection):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,6 +15,10 @@ from astrolab.stores.catalog.verdicts import Verdict
 _SAID = ("run_id", "targetid", "survey", "user", "label", "comment", "undoes")
 _SAID += ("quality", "flags", "spectype", "redshift")
 _CHUNK = 500  # keys in one query
+_DIALECTS = {"sqlite": sqlite, "postgresql": postgresql}
+# statements are made once: to build one costs more than to run it
+_NEW_ENTRY = sa.insert(AUDIT)
+_OF_KEY = sa.select(VERDICTS).where(VERDICTS.c.key == sa.bindparam("wanted"))
 
 
 def store_event(connection, row, key, action, user):
@@ -21,11 +26,11 @@ def store_event(connection, row, key, action, user):
     stored = _with_key(connection, row, key)
     if stored is None:
         time = datetime.now(UTC)
-        values = insert(connection, VERDICTS).values(row | {"key": key, "time": time})
         if row["undoes"] is not None:
             _refuse_second_undo(connection, row["undoes"])
         # on PostgreSQL another process can have stored the same one since
-        stored = connection.execute(values.on_conflict_do_nothing().returning(VERDICTS)).one_or_none()
+        statement = _new_verdict(connection.dialect.name)
+        stored = connection.execute(statement, row | {"key": key, "time": time}).one_or_none()
         if stored is None:
             stored = _with_key(connection, row, key)
             if stored is None:
@@ -55,11 +60,11 @@ def store_import(connection, rows, imported_by, source):
 def log(connection, user, action, time, run_id="", verdict_id=None, details=None):
     """Write an audit entry: who did what, when, and on which run and verdict."""
     entry = {"user": user, "action": action, "time": time, "run_id": run_id, "verdict_id": verdict_id}
-    connection.execute(sa.insert(AUDIT).values(entry | {"details": json.dumps(details or {})}))
+    connection.execute(_NEW_ENTRY, entry | {"details": json.dumps(details or {})})
 
 
 def _with_key(connection, row, key):
-    stored = connection.execute(sa.select(VERDICTS).where(VERDICTS.c.key == key)).one_or_none()
+    stored = connection.execute(_OF_KEY, {"wanted": key}).one_or_none()
     if stored is not None and any(getattr(stored, name) != row[name] for name in _SAID):
         raise ValueError(f"key {key!r} already stands for verdict {stored.id}, expected a new key.")
     return stored
@@ -72,4 +77,9 @@ def _refuse_second_undo(connection, verdict_id):
 
 def insert(connection, table):
     """Return an INSERT that can say what to do on a conflict."""
-    return {"sqlite": sqlite, "postgresql": postgresql}[connection.dialect.name].insert(table)
+    return _DIALECTS[connection.dialect.name].insert(table)
+
+
+@cache
+def _new_verdict(dialect):
+    return _DIALECTS[dialect].insert(VERDICTS).on_conflict_do_nothing().returning(VERDICTS)
