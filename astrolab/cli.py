@@ -285,11 +285,12 @@ def vet(
         Literal["none", "basic", "oauth"], typer.Option(help="Who may come: only you, a password file, OAuth.")
     ] = "none",
     users: Annotated[Path | None, typer.Option(help="The password file of --auth basic.")] = None,
+    prefix: Annotated[str, typer.Option(help="The path at which a proxy shows it, if it passes the path on.")] = "",
 ):
     """Open rankings in the vetting dashboard."""
     from astrolab.dashboards.serve import serve_runs
 
-    serve_runs(run_dirs, port=port, auth=auth, users_path=users)
+    serve_runs(run_dirs, port=port, auth=auth, users_path=users, prefix=prefix)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import secrets
 import socket
 from html import escape
@@ -29,12 +30,12 @@ HOST = "127.0.0.1"
 AUTH = ("none", "basic", "oauth")
 
 
-def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=False):
+def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=False, prefix=""):
     """Serve the vetting and explorer pages of run folders on this machine's loopback address, until interrupted.
 
     Prints the addresses once they answer. Every browser tab is a session of its own; verdicts are stored in the catalog
-    under the run's id and the name of the login. For people elsewhere, put a web server with TLS in front and name its
-    host in ``BOKEH_ALLOW_WS_ORIGIN``.
+    under the run's id and the name of the login. For people elsewhere, put a web server with TLS in front, which passes
+    websockets on and the Host header as it came, and name its host in ``BOKEH_ALLOW_WS_ORIGIN``.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
         The password file of ``"basic"``.
     open_browser : bool, optional
         Open the page in the default browser.
+    prefix : str, optional
+        The path at which that web server shows the pages, such as ``"/vetting"``, if it passes it on.
 
     Raises
     ------
@@ -65,6 +68,7 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
     OSError
         If the port is taken.
     """
+    prefix = check_prefix(prefix)
     runs = [open_verified(run_dir) for run_dir in run_dirs]
     regions = [_read_regions(run_dir) for run_dir in run_dirs]
     surveys = [open_survey(run_dir, run.ranked) for run_dir, run in zip(run_dirs, runs, strict=True)]
@@ -81,14 +85,17 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
             show=open_browser,
             start=False,
             verbose=False,
+            prefix=prefix,
+            use_xheaders=True,  # only this machine can send them
             **login,
         )
         server.start()
         for survey, _ in surveys:
             survey.prefetch()
         # the loop runs this only when it runs, and then it answers
-        explorer = "" if len(runs) > 1 else f"\nexplorer:     http://{HOST}:{port}/explore"
-        words = f"vetting page: http://{HOST}:{port}/   (Ctrl+C stops it){explorer}"
+        address = f"http://{HOST}:{port}{prefix}/"
+        explorer = "" if len(runs) > 1 else f"\nexplorer:     {address}explore"
+        words = f"vetting page: {address}   (Ctrl+C stops it){explorer}"
         server.io_loop.add_callback(print, words, flush=True)
         try:
             server.io_loop.start()
@@ -96,6 +103,25 @@ def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=Fals
             print("stopped; every label is stored.")
         finally:
             server.stop()
+
+
+def check_prefix(prefix):
+    """Return a path prefix with one slash in front and none behind, ``""`` for none.
+
+    Raises
+    ------
+    ValueError
+        If it is no path.
+
+    Examples
+    --------
+    >>> check_prefix("user/vera/"), check_prefix("/")
+    ('/user/vera', '')
+    """
+    parts = [part for part in prefix.split("/") if part]
+    if any(not re.fullmatch(r"[A-Za-z0-9._~@-]+", part) or part in (".", "..") for part in parts):
+        raise ValueError(f"prefix is {prefix!r}, expected a path such as /vetting: letters, digits, and . _ ~ @ -")
+    return "".join(f"/{part}" for part in parts)
 
 
 def serve_run(run_dir, port=0, **options):
