@@ -117,7 +117,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     scale = scale or fit_scale(table, is_reference=table["is_reference"], seed=seed)
     placed = place_on_scale(scale, table, is_reference=is_member)
     table = member_table(table).drop(columns=list(ARTEFACT_SCORES)).join(placed)
-    table = _describe(_add_ranks(table), spectra[WAVELENGTH_REST].values)
+    # a copy is one block however many columns there are, and can be added to
+    table = _describe(_add_ranks(table.copy()), spectra[WAVELENGTH_REST].values)
     not_ranked = not_ranked.sort_values("targetid", ignore_index=True)
     return Scored(table[_column_order(table)], not_ranked, scale)
 
