@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from astrolab.ingest import ingest_survey
 from astrolab.readers import desi
+from astrolab.runs import run_status
 from astrolab.stores.publish import StoreError
 
 ASTROLAB = [sys.executable, "-c", "from astrolab.cli import main; main()"]
@@ -124,6 +125,11 @@ def test_damaged_chunks_are_made_again_and_changed_files_are_noticed(survey, tmp
     process.kill()
     process.communicate()
     shutil.copytree(tmp_path / ".out.partial", tmp_path / "kept")
+    shutil.copytree(tmp_path / ".out.partial", tmp_path / "run" / "chunks" / "ingest")
+    (tmp_path / "run" / "run.json").write_text('{"template": "ingest_survey", "status": "running"}')
+    told = run_status(tmp_path / "run")
+    assert (told.state, told.step, told.n_done) == ("killed", "ingest", len(list(tmp_path.glob("kept/*.chunk"))))
+    assert (told.n_total, told.n_failed, told.is_resumable) == (5 * N_FILES // CHUNK, 0, True)
 
     chunk = tmp_path / ".out.partial" / "store" / "ivar" / "c" / "11" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
