@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.explorer`` simulates a ranking of 1.6 million objects (random numbers with the columns of a real
 one), serves it with ``astrolab vet``'s own server, and drives the page. Times are those a person sees: from the
-turn of the wheel, or the end of a drag, to the frame after everything that follows it has been drawn. Memory is the
-server's largest resident size, start included. A table, then the same as JSON.
+turn of the wheel, or the end of a drag, to the frame after everything that follows it has been drawn; beside them
+what an act costs the processors of the server and of the browser, which hardly depends on what else the machine does.
+Memory is the server's largest resident size, start included. A table, then the same as JSON.
 """
 
 import argparse
@@ -95,26 +96,35 @@ def _block(rng, start, n, n_rows):
     return pd.DataFrame(columns)
 
 
-def measure(address, n_times):
-    """Return the times of each act, ms."""
+def measure(address, server, n_times):
+    """Return the times of each act, ms, and what one costs the server's and the browser's processors, ms."""
     from playwright.sync_api import sync_playwright
 
-    times = {"first view": []}
+    times, costs = {"first view": []}, {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         for _ in range(3):  # the first of a fresh server reads the columns
             view = browser.new_context(viewport={"width": 1366, "height": 768}).new_page()
+            before = _spent(server)
             start = time.perf_counter()
             view.goto(address)
             view.wait_for_function(_IS_SHOWN, timeout=120_000)
             view.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             times["first view"].append(1000 * (time.perf_counter() - start))
+            costs["first view"] = _spent(server) - before
         view.wait_for_timeout(1500)
-        times["zoom"] = [_zoom(view, number) for number in range(n_times)]
-        times["linked selection"] = [_select(view, number) for number in range(n_times)]
-        times["colour"] = [_color(view, number) for number in range(min(n_times, 10))]
+        for act, do in {"zoom": _zoom, "linked selection": _select, "colour": _color}.items():
+            before = _spent(server)
+            times[act] = [do(view, number) for number in range(n_times)]
+            costs[act] = (_spent(server) - before) / n_times
         browser.close()
-    return times
+    return times, costs
+
+
+def _spent(server):
+    """Return the processor time that the server and the browser have taken, ms."""
+    browser = [one for one in psutil.Process().children(recursive=True) if "chrom" in one.name()]
+    return np.array([1000 * sum(sum(one.cpu_times()[:2]) for one in many) for many in ([server], browser)])
 
 
 def _clocked(view, event, names, act):
@@ -173,15 +183,18 @@ def main():
         home.mkdir()
         write_run(run_dir, 200, 1000)
         write_ranking(run_dir / "ranking.parquet", options.rows)
+        start = time.perf_counter()
         process, address = start_server(run_dir, home)
+        print(f"the server answers after {time.perf_counter() - start:.1f} s")
+        server = psutil.Process(process.pid)
         try:
-            at_start = psutil.Process(process.pid).memory_info().rss / 1e9
-            times = measure(f"{address}explore", options.times)
+            at_start = server.memory_info().rss / 1e9
+            times, costs = measure(f"{address}explore", server, options.times)
             peak = _peak_memory(process.pid)
         finally:
             process.terminate()
             process.wait(timeout=20)
-    _report(options.rows, times, at_start, peak)
+    _report(options.rows, times, costs, at_start, peak)
 
 
 def _peak_memory(pid):
@@ -190,13 +203,14 @@ def _peak_memory(pid):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
-def _report(n_rows, times, at_start, peak):
+def _report(n_rows, times, costs, at_start, peak):
     rows = [{"act": "first view, fresh server", "n": 1, "p50 ms": times["first view"][0]}]
     rows[0] |= {"p95 ms": times["first view"][0], "limit ms": LIMITS["first view"]}
     for act, taken in times.items():
         p50, p95 = np.percentile(taken, [50, 95])
         rows.append({"act": act, "n": len(taken), "p50 ms": p50, "p95 ms": p95, "limit ms": LIMITS[act]})
-    print(pd.DataFrame(rows).to_string(index=False, float_format="%.0f"))
+        rows[-1] |= {"server CPU ms": costs[act][0], "browser CPU ms": costs[act][1]}
+    print(pd.DataFrame(rows).to_string(index=False, float_format="%.0f", na_rep=""))
     print(f"server memory: {peak:.2f} GB at most, {at_start:.2f} GB at start (limit {MEMORY_LIMIT:.0f} GB)")
     print(f"{n_rows:,} SIMULATED objects; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     figures = {"n_rows": n_rows, "is_simulated": True, "memory_gb": round(peak, 2), "load": os.getloadavg()[0]}

@@ -10,6 +10,7 @@ import numpy as np
 import panel as pn
 import xarray as xr
 
+from astrolab.dashboards.drawing import draw_soon
 from astrolab.dashboards.explorer_plots import Histogram, LatentMap, SkyMap
 from astrolab.dashboards.explorer_stack import StackSource, StackView
 from astrolab.dashboards.explorer_state import N_OBJECTS, SCALES, ExplorerState, Survey, column_words
@@ -152,7 +153,7 @@ def _selection_bar(state):
         for download in downloads:
             download.disabled = not 0 < n <= N_EXPORTED
 
-    state.param.watch(follow, "limits")
+    state.param.watch(lambda _: draw_soon(follow), "limits")
     follow()
     return pn.FlexBox(count, undo, clear, *downloads, align_items="center", sizing_mode="stretch_width", margin=0)
 
@@ -221,7 +222,7 @@ def _limit_bar(state):
 
     button = pn.widgets.Button(label="Select", on_click=act, width=70, margin=(22, 5, 0, 5))
     name.param.watch(follow, "value")
-    state.param.watch(follow, "limits")
+    state.param.watch(lambda _: draw_soon(follow), "limits")
     return pn.FlexBox(color, scale, name, low, high, button, sizing_mode="stretch_width", margin=0)
 
 
@@ -266,7 +267,7 @@ def strangest_view(state, vet_path):
     def follow(*_):
         pane.object = strangest_html(state, vet_path)
 
-    state.param.watch(follow, "limits")
+    state.param.watch(lambda _: draw_soon(follow), "limits")
     follow()
     return pane
 

@@ -19,7 +19,10 @@ from bokeh.models import (
     LogColorMapper,
     LogTicker,
     NumeralTickFormatter,
+    PanTool,
     Range1d,
+    ResetTool,
+    WheelZoomTool,
 )
 from bokeh.palettes import Cividis256, Viridis256
 from bokeh.plotting import figure
@@ -84,7 +87,7 @@ class _View:
 class _Raster(_View):
     """A map of cells: a zoom counts the objects in view anew, on the server."""
 
-    def __init__(self, state, name, extent, palette, **options):
+    def __init__(self, state, name, extent, palette, *, tools=(), **options):
         x_min, x_max, y_min, y_max = extent
         self._is_waiting = False
         super().__init__(
@@ -92,12 +95,11 @@ class _Raster(_View):
             name,
             x_range=Range1d(x_min, x_max),
             y_range=Range1d(y_min, y_max),
-            tools=[BoxSelectTool(renderers=[]), LassoSelectTool(renderers=[], continuous=False)],
+            tools=[BoxSelectTool(renderers=[]), WheelZoomTool(), PanTool(), ResetTool(), *tools],
             **options,
         )
         one = self.figure
-        one.add_tools("pan", "wheel_zoom", "reset")
-        one.toolbar.active_drag, one.toolbar.active_scroll = one.toolbar.tools[0], one.toolbar.tools[3]
+        one.toolbar.active_drag, one.toolbar.active_scroll = one.toolbar.tools[:2]
         nothing = np.zeros((1, 1), "float32")
         self.cells = ColumnDataSource(
             {"x": [0], "y": [0], "dw": [1], "dh": [1]} | {key: [nothing] for key in ("all", "kept", "value")},
@@ -160,9 +162,10 @@ class LatentMap(_Raster):
     def __init__(self, state):
         x, y, (x_label, y_label) = state.survey.places
         labels = {"x_axis_label": x_label, "y_axis_label": y_label}
-        super().__init__(state, "map", padded(x) + padded(y), Viridis256, height=330, **labels)
+        lasso = LassoSelectTool(renderers=[], continuous=False)
+        super().__init__(state, "map", padded(x) + padded(y), Viridis256, height=330, tools=[lasso], **labels)
         tips = [("mean", "@value{0.[000]}"), ("selected", "@kept"), ("of", "@all")]
-        self.figure.add_tools(HoverTool(renderers=[self._image], tooltips=tips))
+        self.figure.add_tools(HoverTool(renderers=[self._image], tooltips=tips, visible=False))
         state.param.watch(self.draw_soon, ["color", "scale"])
         self.draw()
 
@@ -237,7 +240,7 @@ class Histogram(_View):
         if is_log:
             one.xaxis.formatter = NumeralTickFormatter(format="0.[00]")
         one.yaxis.ticker = LogTicker(desired_num_ticks=4, num_minor_ticks=0)
-        n_all = np.bincount(self._bins(), minlength=N_BINS + 1)[:N_BINS]
+        n_all = self._count(slice(None))
         one.y_range.end = 2.0 * max(n_all.max(initial=1), 1)
         bars = {"left": self.edges[:-1], "right": self.edges[1:], "all": n_all, "kept": n_all}
         self.bars = ColumnDataSource(bars, name=f"{name} bars")
@@ -253,13 +256,16 @@ class Histogram(_View):
     def draw(self, *_):
         """Count the selected objects of each bar."""
         state = self.state
-        kept = np.bincount(self._bins()[state.keep], minlength=N_BINS + 1)[:N_BINS]
+        kept = self._count(state.keep) if state.limits else self.bars.data["all"]
         self.bars.data = dict(self.bars.data) | {"kept": kept}
         self.figure.title.text = f"{column_words(self.name)}: {kept.sum():,} of {self.bars.data['all'].sum():,}"
         limit = state.limits.get(self.name)
         self.brush.visible = limit is not None
         if limit is not None:
             self.brush.update(left=float(limit[0]), right=float(limit[1]))
+
+    def _count(self, objects):
+        return np.bincount(self._bins()[objects], minlength=N_BINS + 1)[:N_BINS]
 
     def _limit(self, shape):
         if isinstance(shape, Box):

@@ -10,6 +10,7 @@ import panel as pn
 from bokeh.models import ColumnDataSource, Range1d
 from bokeh.plotting import figure
 
+from astrolab.dashboards.drawing import draw_soon
 from astrolab.plots.spectra import place_names
 from astrolab.plots.style import BLUE, GREY, SKY
 from astrolab.schema import OBJECT, WAVELENGTH, WAVELENGTH_REST, SchemaError, spectral_dim
@@ -214,7 +215,7 @@ class StackView:
         pane = pn.pane.Bokeh(self.figure, sizing_mode="stretch_width", margin=0)
         self._card = pn.Column(pane, sizing_mode="stretch_width", margin=0, visible=False)
         self.of.param.watch(lambda _: self._draw(), "value")
-        state.param.watch(lambda _: self._say_state(), "limits")
+        state.param.watch(lambda _: draw_soon(self._say_state), "limits")
         self._say_state()
         self.view = pn.Column(
             pn.FlexBox(self.button, self.of, self.message, align_items="center", margin=0),
