@@ -10,7 +10,7 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint bench bench-active bench-ranking bench-redshift clean chromium
+.PHONY: help demo test lab lint bench bench-check bench-active bench-ranking bench-redshift clean chromium
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench: $(READY) ## run the benchmarks: speed, memory and ranking quality
 	@set -e; for file in $$(grep -ls '^def main' benchmarks/*.py benchmarks/*/__main__.py); do \
 	    name=$$(echo "$${file%.py}" | tr / .); name=$${name%.__main__}; echo "== $$name"; $(BIN)/python -m "$$name"; \
 	done
+
+bench-check: $(READY) ## fail when a ratio of the benchmarks of speed is worse than the stored one by more than a third (about 3 minutes)
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.check
 
 bench-active: $(READY) ## measure what labels are worth: anomalies found by re-ranking (about 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.active
