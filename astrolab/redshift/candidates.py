@@ -16,7 +16,8 @@ SAME_VELOCITY = 1000.0  # km/s
 _N_MINIMA = 3  # of each set in the coarse scan
 _N_REFINED = 5  # best of all sets that are refined, beside the best of each class
 _NEAR = 300.0  # of χ²: the coarse scan, half a step off narrow lines, may err by as much
-# the same after the first parabola, or a part of what features explain; the network moves no hypothesis by more than 74
+# the same after the first parabola, or a part of what features explain; the network moves no hypothesis by more than
+# 74, but those of broad absorption, which are refitted
 _CLOSE, _CLOSE_PART = 150.0, 0.05
 
 

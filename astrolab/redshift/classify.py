@@ -51,9 +51,9 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
 
     The scan of all templates over all redshifts and a small network judge together: the network's redshift seeds a
     hypothesis of the scan, quasars with broad absorption are fitted again without it, and of all hypotheses the one of
-    the least score (χ² less 8 for each nat of the network's log-probability) is the answer. The others are kept. With
-    AstroLab's own templates the redshift of a quasar is settled at last by sets learned from catalogued quasars
-    (`astrolab.redshift.settle`).
+    the least score (χ² less 8 for each nat of the network's log-probability, 40 with broad absorption) is the answer.
+    The others are kept. With AstroLab's own templates the redshift of a quasar is settled at last by sets learned from
+    catalogued quasars (`astrolab.redshift.settle`).
 
     Parameters
     ----------

@@ -180,11 +180,11 @@ def _batch_hypotheses(flux, ivar, wavelength, templates, n_best, device, with_ne
         judgement, log_probability = judge_spectra(flux, weight, wavelength)
     candidates = coarse_candidates(flux, weight, wavelength, templates, plans, device, network_seeds(judgement))
     found = refined_minima(flux, weight, wavelength, templates, plans, *candidates)
-    _fill_scores(found, templates, log_probability)
+    _fill_scores(found, templates, judgement, log_probability)
     scan = _scan_alone(found, templates)
     if with_network:
-        found = _with_refits(found, flux, weight, wavelength, templates, judgement[:, COLUMNS.index("p_bal")])
-        _fill_scores(found, templates, log_probability)
+        found = _with_refits(found, flux, weight, wavelength, templates, judgement)
+        _fill_scores(found, templates, judgement, log_probability)
     out = np.full((len(flux), len(_SPECTRUM) + n_best * len(HYPOTHESIS)), np.nan)
     out[:, 0], out[:, 1] = np.count_nonzero(weight > 0, axis=1), is_poor
     out[:, 2] = np.sum(weight.astype("float64") * flux.astype("float64") ** 2, axis=1)
@@ -221,14 +221,15 @@ def _scan_alone(found, templates):
     return np.where(np.isfinite(chi2[rows, best])[:, None], found[rows, best, :2], np.nan)
 
 
-def _fill_scores(found, templates, log_probability):
+def _fill_scores(found, templates, judgement, log_probability):
     classes = np.array([*(one.spectype for one in templates), ""])
     number = np.where(np.isfinite(found[..., 0]), found[..., 0], len(templates)).astype("int64")
-    found[..., 5] = score_of(found[..., 3], log_probability, classes[number], found[..., 1])
+    found[..., 5] = score_of(found[..., 3], judgement, log_probability, classes[number], found[..., 1])
 
 
-def _with_refits(found, flux, weight, wavelength, templates, p_bal):
+def _with_refits(found, flux, weight, wavelength, templates, judgement):
     """Add the quasars that were refitted without their troughs to what was found."""
+    p_bal, seed = judgement[:, COLUMNS.index("p_bal")], network_seeds(judgement)["QSO"]
     is_quasar = np.array([one.spectype == "QSO" for one in templates] + [False])
     is_bal_set = np.array([(one.spectype, one.subtype) == ("QSO", "BAL") for one in templates] + [False])
     parts = [[] for _ in found]
@@ -238,7 +239,10 @@ def _with_refits(found, flux, weight, wavelength, templates, p_bal):
         number = own[:, 0].astype("int64")
         if not own.size or not (is_quasar[number[0]] or p_bal[i] > 0.5):
             continue
-        quasars = _apart(own[is_quasar[number], 1])
+        quasars = own[is_quasar[number], 1]
+        if p_bal[i] > 0.5 and np.isfinite(seed[i]):
+            quasars = np.insert(quasars, min(1, len(quasars)), seed[i])
+        quasars = _apart(quasars)
         has_bal_set = bool(is_bal_set[number[:2]].any())
         fits = refit_absorbed(flux[i], weight[i], np.log10(wavelength), templates, quasars, p_bal[i], has_bal_set)
         parts[i] = [_row(one, fit, WITHOUT_TROUGHS) for one, fit in fits]

@@ -9,6 +9,8 @@ from astrolab.redshift.troughs import quasar_set, refit_quasar
 # a hypothesis's score is its χ² less this for each nat of the network's log-probability; measured on spectra that
 # neither the network nor the templates were made from: see `astrolab.redshift.classify.class_probability`
 NETWORK_WEIGHT = 8.0
+# more where the network sees a quasar with broad absorption: χ² of templates that know no troughs means less there
+ABSORBED_WEIGHT = 32.0
 PROBABILITY_FLOOR = 1e-4  # the network is never surer than that: it may be fooled
 _SEED_MIN = 0.05  # of the network's probability of class and redshift, to look there
 _SEED_REACH = 1.5 * BIN  # of ln(1 + redshift) about the network's redshift
@@ -65,13 +67,15 @@ def seeded_minima(gain, redshift, seed):
     return out
 
 
-def score_of(chi2, log_probability, spectype, redshift):
+def score_of(chi2, judgement, log_probability, spectype, redshift):
     """Return χ² less what the network says for each hypothesis.
 
     Parameters
     ----------
     chi2 : numpy.ndarray, shape (n_object, n_hypothesis)
         -2 ln evidence.
+    judgement : numpy.ndarray, shape (n_object, 9)
+        As `astrolab.redshift.network.judge_spectra` gives it.
     log_probability : numpy.ndarray, shape (n_object, 2 N_REDSHIFT + 2), or None
         As `judge_spectra` gives it; None without a network.
     spectype, redshift : numpy.ndarray, shape (n_object, n_hypothesis)
@@ -87,7 +91,9 @@ def score_of(chi2, log_probability, spectype, redshift):
     if log_probability.shape[1] != 2 * N_REDSHIFT + 2:
         raise ValueError(f"the network has {log_probability.shape[1]} cells, expected {2 * N_REDSHIFT + 2}.")
     probability = probability_near(log_probability, spectype, redshift)
-    return chi2 - NETWORK_WEIGHT * np.log(np.maximum(probability, PROBABILITY_FLOOR))
+    column = dict(zip(COLUMNS, judgement.T, strict=True))
+    weight = NETWORK_WEIGHT + ABSORBED_WEIGHT * column["p_qso"] * column["p_bal"]
+    return chi2 - weight[:, None] * np.log(np.maximum(probability, PROBABILITY_FLOOR))
 
 
 def refit_absorbed(flux, weight, log_wavelength, templates, quasars, p_bal, is_bal_set):
