@@ -1,4 +1,4 @@
-"""Whether a run survives: ``python -m benchmarks.chaos`` (about an hour on 2 cores; ``--n-instants 3``: ten minutes).
+"""Whether a run survives: ``python -m benchmarks.chaos`` (long: an instant is a run or two).
 
 Runs rank_anomalies on simulated spectra, kills with SIGKILL a worker, the driver, the kernel or the scheduler at random
 instants, resumes, and compares the products' bytes with those of a run that nobody disturbed; no chunk that was on disk

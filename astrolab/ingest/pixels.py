@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from zarr.storage import LocalStore
 
 from astrolab.ingest.plan import reason_of
+from astrolab.ingest.report import IngestError
 from astrolab.readers.blocks import PixelBlocks
 from astrolab.readers.files import BadFileError
 from astrolab.readers.lazy import spectra_dataset
@@ -55,9 +56,9 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
     report.rows_resumed = min(len(done) * chunk_size, n_rows)
     bar = tqdm(total=n_rows, initial=report.rows_resumed, desc="rows", unit="row", disable=not progress, mininterval=1)
     with PixelBlocks(reader, blocks) as source, bar:
-        if done:
+        writer = _writer(group, source, columns, np.concatenate(kept), chunk_size, report)
+        if done:  # after what was read again: a file may have failed only later
             source.failed.update({path: (BadFileError(*error), n) for path, error, n in done[-1][1]["failed"]})
-        writer = _writer(group, source, columns, np.concatenate(kept), chunk_size)
         stored = _last_stored(columns, blocks, np.concatenate(kept))
         for start in range(report.rows_resumed, n_rows, chunk_size):
             some = slice(start, min(start + chunk_size, n_rows))
@@ -115,13 +116,16 @@ def _reopen(place, shape, chunk_size, done, progress):
     return group, done
 
 
-def _writer(group, source, columns, kept, chunk_size):
+def _writer(group, source, columns, kept, chunk_size, report):
     """Return a writer that goes on after the rows kept; those that do not fill a chunk yet are read again."""
     n_written = len(kept) // chunk_size * chunk_size
     writer = ChunkWriter([group[name] for name in _PIXELS], n_written)
     rows = kept[n_written:]
     if len(rows):
-        writer.append(source.gather(columns["_block"][rows], columns["_row"][rows])[0])
+        pixels, _, reasons = source.gather(columns["_block"][rows], columns["_row"][rows])
+        if reasons:
+            raise IngestError("a file that was read before cannot be read any more; run the same again.", report)
+        writer.append(pixels)
     return writer
 
 
