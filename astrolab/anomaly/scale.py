@@ -131,8 +131,9 @@ def fit_scale(table, *, is_reference=None, seed=0):
     ordinary = fit_shape(table)
     n_members = _n_members(table)
     shape = shape_scores(table, ordinary)
-    members = tuple(_fit_member(member_table(table, i), shape, seed) for i in range(n_members))
-    single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(members)]
+    tables = [member_table(table, i) for i in range(n_members)]
+    members, raws = zip(*(_fit_member(one, shape, seed) for one in tables), strict=True)
+    single = [_calibrate(one, raw, member) for one, raw, member in zip(tables, raws, members, strict=True)]
     mean = np.mean(single, axis=0)
     shared = np.array([count_places(*feature) for feature in _features(table, mean)])
     score = _take_off(_combine(mean, _shared_scores(shared, table, mean)))
@@ -274,6 +275,7 @@ def _latent(table):
 
 
 def _fit_member(table, shape, seed):
+    """Return what is ordinary for one model, and the raw values that it was learned from."""
     latent = _latent(table)
     rows = np.arange(len(latent))
     if len(rows) > _N_LATENT:
@@ -283,12 +285,16 @@ def _fit_member(table, shape, seed):
     reference = latent[rows] / spread
     raw = _raw_values(table, shape, reference, spread)
     peers = fit_peers(raw, _matched(table), seed)
-    return MemberScale(reference, spread, peers, upper_tails(compare_with_peers(peers, raw, _matched(table))))
+    member = MemberScale(reference, spread, peers, upper_tails(compare_with_peers(peers, raw, _matched(table))))
+    return member, raw
 
 
 def _member_scores(table, shape, member):
     """Return SCORES and ARTEFACT_SCORES, in sigma above peers but for score_class, shape (object, n_score)."""
-    raw = _raw_values(table, shape, member.latent, member.latent_spread)
+    return _calibrate(table, _raw_values(table, shape, member.latent, member.latent_spread), member)
+
+
+def _calibrate(table, raw, member):
     calibrated = equal_tails(compare_with_peers(member.peers, raw, _matched(table)), member.tails)
     of_model, troughs, rest = np.split(calibrated, [1, 1 + len(TROUGH_WIDTHS)], axis=1)
     by_peers, artefacts = np.split(rest, [len(PEER_SCORES) - 2], axis=1)
