@@ -1,8 +1,9 @@
 """How what follows scoring grows with the survey: ``python -m benchmarks.rows``.
 
 Raw scores of a few thousand simulated spectra (32 latent dimensions) are drawn again and again, with scatter, to
-5·10⁴ and 2·10⁵ rows, or as many as ``--n-rows`` says (a survey: 100000 400000 1600000). Each step runs on all of them; its growth is the exponent of the processor
-time between the smallest and the largest size: 1 is linear, n log n stays below 1.1.
+5·10⁴ and 2·10⁵ rows, or as many as ``--n-rows`` says (a survey: 100000 400000 1600000). Each step runs on
+all of them; its growth is the exponent of the processor time between the smallest and the largest size: 1 is linear,
+n log n stays below 1.1.
 """
 
 import argparse
