@@ -178,8 +178,8 @@ def selection_html(state):
         said = f"<b>{n:,} objects</b>, all selected: draw a box or a lasso on a map, or a range on a histogram."
     else:
         said = f"<b>{n:,} of {n_objects:,} objects</b> selected: {limits}"
-    if n > N_EXPORTED and state.limits:
-        said += f". More than {N_EXPORTED:,} cannot be saved from here."
+    if n > N_EXPORTED:
+        said += f" Up to {N_EXPORTED:,} can be saved."
     return f'<span role="status">{said}</span>'
 
 

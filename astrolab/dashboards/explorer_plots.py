@@ -12,6 +12,7 @@ from bokeh.models import (
     BoxSelectTool,
     ColorBar,
     ColumnDataSource,
+    CustomJSHover,
     EqHistColorMapper,
     HoverTool,
     LassoSelectTool,
@@ -36,7 +37,7 @@ from astrolab.plots.style import BLUE, GREY, SKY, VERMILLION
 N_BINS = 60
 _GREYS = [f"{GREY}{alpha:02x}" for alpha in range(0x38, 0xC0, 4)]  # the page's own ground shows through, light or dark
 _MAP, _SKY_SHAPE = (210, 320), (160, 320)  # cells, y and x
-_SPARSE = {2_000: 4, 50_000: 2}  # with fewer objects in view, cells so many times wider: one object stays visible
+_SPARSE = {2_000: 4, 200_000: 2}  # with fewer objects in view, cells so many times wider: one object stays visible
 _IN_PIXEL = 5  # objects that a healpix pixel of the sky should hold, on average
 _N_CORNERS = 500
 _NOWHERE = {"x": [], "y": []}
@@ -112,9 +113,9 @@ class _Raster(_View):
         }
         for mapper in self.mappers.values():
             mapper.nan_color = "#00000000"
-        greys = LogColorMapper(_GREYS, nan_color="#00000000", low=1)
+        self._greys = LogColorMapper(_GREYS, nan_color="#00000000", low_color="#00000000")
         place = {"x": "x", "y": "y", "dw": "dw", "dh": "dh", "source": self.cells}
-        one.image("all", color_mapper=greys, **place)
+        one.image("all", color_mapper=self._greys, **place)
         self._image = one.image("value", color_mapper=self.mappers["linear"], **place)
         self.bar = ColorBar(color_mapper=self.mappers["linear"], width=10, padding=4)
         self.bar.update(major_label_text_font_size="10px", background_fill_alpha=0)
@@ -136,9 +137,11 @@ class _Raster(_View):
             return
         x, y, dw, dh = extent[0], extent[2], extent[1] - extent[0], extent[3] - extent[2]
         n_all, n_kept, value = self.count(extent)
-        images = {"all": [_blank(n_all)], "kept": [n_kept], "value": [value]}
+        images = {"all": [n_all], "kept": [n_kept], "value": [value]}
         self.cells.data = {"x": [x], "y": [y], "dw": [dw], "dh": [dh]} | images
-        self.figure.renderers[0].glyph.color_mapper.high = max(float(np.nanmax(n_all, initial=1)), 2)
+        some = n_all[n_all > 0]
+        low, high = (float(some.min()), float(some.max())) if len(some) else (1.0, 2.0)
+        self._greys.update(low=low, high=max(high, 2 * low))  # below low is no object: nothing is drawn
         self.brush.data = _outline(self.state.limits.get(self.name))
 
     def fit_colors(self, value, scale):
@@ -164,8 +167,10 @@ class LatentMap(_Raster):
         labels = {"x_axis_label": x_label, "y_axis_label": y_label}
         lasso = LassoSelectTool(renderers=[], continuous=False)
         super().__init__(state, "map", padded(x) + padded(y), Viridis256, height=330, tools=[lasso], **labels)
-        tips = [("mean", "@value{0.[000]}"), ("selected", "@kept"), ("of", "@all")]
-        self.figure.add_tools(HoverTool(renderers=[self._image], tooltips=tips, visible=False))
+        tips = [("mean", "@value{custom}"), ("selected", "@kept of @all")]
+        number = CustomJSHover(code="return Number.isFinite(value) ? value.toPrecision(4) : '–'")
+        hover = HoverTool(renderers=[self._image], tooltips=tips, formatters={"@value": number}, visible=False)
+        self.figure.add_tools(hover)
         state.param.watch(self.draw_soon, ["color", "scale"])
         self.draw()
 

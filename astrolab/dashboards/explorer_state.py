@@ -11,7 +11,7 @@ import param
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astrolab.dashboards.explorer_grid import within_polygon
+from astrolab.dashboards.explorer_grid import count_cells, within_polygon
 from astrolab.dashboards.explorer_sky import healpix_pixels, pixel_density
 from astrolab.plots.rankings import latent_positions
 
@@ -74,6 +74,8 @@ class Survey:
         def read():
             for name in {"anomaly_score", "anomaly_rank", "ra", "dec"} & set(self.columns):
                 self.column(name)
+            # on a machine where it is not compiled yet, that takes seconds
+            count_cells(*np.zeros((3, 1), "float32"), np.ones(1, bool), (0, 1, 0, 1), (1, 1))
             return self.places, self.pixels, self.is_offered
 
         ThreadPoolExecutor(1, thread_name_prefix="survey").submit(read)
