@@ -25,6 +25,24 @@ here, *_ = al.score_anomalies(vae, rest)
 assert there.equals(here)
 print(len(there), "ranked")
 """
+JOIN = """
+import dask.array as da
+from astrolab.compute import start_cluster
+
+for _ in range(2):  # leaving it does not stop it
+    with start_cluster("ray") as client:
+        print(len(client.scheduler_info()["workers"]), float(da.ones((10, 10)).sum().compute()))
+"""
+HEAD = f"""
+import os, subprocess, sys
+import ray
+
+head = ray.init("local", num_cpus=2, log_to_driver=False)
+environ = os.environ | {{"RAY_ADDRESS": head.address_info["gcs_address"]}}
+sys.exit(subprocess.run([sys.executable, "-c", {JOIN!r}], env=environ).returncode)
+"""
+# on a busy machine Ray's processes do not start within the seconds that they give each other
+PATIENT = {"RAY_ADDRESS": "", "RAY_agent_register_timeout_ms": "300000", "RAY_raylet_start_wait_time_s": "300"}
 ASK = """
 import sys
 from astrolab.compute import start_cluster
@@ -34,6 +52,11 @@ try:
 except (ImportError, OSError, ValueError) as error:
     sys.exit(str(error))
 """
+
+
+def run(script, *arguments):
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, env=os.environ | PATIENT, capture_output=True, text=True, timeout=500)
 
 
 def ask(address, **options):
@@ -56,13 +79,17 @@ def test_the_same_ranking_bit_by_bit(quasars, vae, tmp_path):
     al.save_spectra(quasars, tmp_path / "spectra.zarr", chunk_size=50)
     al.save_model(vae, tmp_path / "model")
     paths = [str(tmp_path / name) for name in ("spectra.zarr", "model", "chunks")]
-    # on a busy machine Ray's processes do not start within the seconds that they give each other
-    patient = {"RAY_ADDRESS": "", "RAY_agent_register_timeout_ms": "300000", "RAY_raylet_start_wait_time_s": "300"}
-    command = [sys.executable, "-c", SCRIPT, *paths]
-    done = subprocess.run(command, env=os.environ | patient, capture_output=True, text=True, timeout=500)
+    done = run(SCRIPT, *paths)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2 workers", "300 ranked"]
     assert len(list((tmp_path / "chunks").glob("*.chunk"))) == 6
+
+
+@needs_ray
+def test_a_ray_that_runs_is_joined_and_left():
+    done = run(HEAD)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2 100.0\n2 100.0\n"
 
 
 @needs_ray
