@@ -659,7 +659,7 @@ def browser():
 
 def log_in(browser, address, name, problems, path="", **options):
     """Log in, and note every console error, page error and request to elsewhere."""
-    view = browser.new_context(viewport={"width": 1366, "height": 768}, **options).new_page()
+    view = browser.new_context(**{"viewport": {"width": 1366, "height": 768}} | options).new_page()
     view.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
     view.on("pageerror", lambda e: problems.append(str(e)))
     is_own = re.compile(r"(http|ws)://127\.0\.0\.1:\d+/|data:|blob:").match
@@ -754,6 +754,38 @@ def test_a_person_vets_by_keyboard_alone(server, browser):
     view.get_by_text("labelled: anomaly").first.wait_for()
     view.get_by_text("Progress and recall", exact=True).click()
     view.get_by_text("May we stop?").wait_for()
+    assert problems == []
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(240)
+def test_a_choice_an_export_and_a_page_enlarged_to_200_percent(server, browser, tmp_path):
+    address, _, catalog = server
+    problems = []
+    options = {"viewport": {"width": 683, "height": 384}, "device_scale_factor": 2}
+    view = log_in(browser, address, "vera", problems, **options)
+    view.get_by_role("note").get_by_role("button", name="Got it").click()
+    assert view.evaluate("document.documentElement.scrollWidth") == 683  # all of it by scrolling down alone
+    view.get_by_role("button", name="Artefact (x)").scroll_into_view_if_needed()
+    view.set_viewport_size({"width": 1366, "height": 768})
+    map_at = view.locator(".bk-Canvas, canvas").last.bounding_box()
+    x, y = map_at["x"] + 0.35 * map_at["width"], map_at["y"] + 0.15 * map_at["height"]
+    view.mouse.move(x, y)
+    view.mouse.down()
+    view.mouse.move(x + 60, y + 60, steps=4)
+    view.mouse.move(x + 110, y + 110, steps=4)
+    view.mouse.up()
+    chip = view.get_by_role("button", name=re.compile(r"\d+ selected · clear"))
+    chip.click()
+    chip.wait_for(state="hidden")
+    view.get_by_text("Progress and recall", exact=True).click()
+    with view.expect_download() as download:
+        view.get_by_text("csv", exact=True).click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    mine = catalog.verdicts(user="vera")
+    standing = mine[mine["undoes"].isna() & ~mine["is_undone"]]
+    assert [row["targetid"] for row in read_verdicts(path)] == standing["targetid"].tolist()
     assert problems == []
 
 

@@ -57,7 +57,7 @@ def learning_view(state):
         label="Rank again by what people agree on", on_click=lambda _: state.rank_again("consensus"), width=280
     )
 
-    def show(moves):
+    def moved(moves):
         if moves is None:
             return pn.pane.HTML(
                 "<h3>Nothing is ranked again yet</h3><p>Label at least one anomaly (<kbd>a</kbd>) and one regular "
@@ -69,7 +69,13 @@ def learning_view(state):
         table.param.watch(lambda event: event.new and state.go_to_row(rows[event.new[0]]), "selection")
         return pn.Column("The first of the new ranking; moved against the old one among these objects.", table)
 
-    return pn.Column(*([by_consensus] if may_lead else []), pn.panel(pn.bind(show, state.param.moves)))
+    place = pn.Column(moved(state.moves), margin=0)
+
+    def show():
+        place[:] = [moved(state.moves)]
+
+    state.param.watch(lambda _: draw_soon(show), "moves")
+    return pn.Column(*([by_consensus] if may_lead else []), place)
 
 
 def campaign_html(state):

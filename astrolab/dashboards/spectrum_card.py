@@ -246,14 +246,15 @@ def _controls(state):
         pn.widgets.Button(label=label, description=about, on_click=act, width=width, height=30, margin=(17, 2))
         for label, about, act, width in buttons
     ]
-    smoothing = pn.widgets.IntSlider.from_param(state.param.smoothing, label="Smoothing, pixels (s, d)", width=150)
-    parts = {"is_observed": "observed (o)", "with_lines": "lines (l)"}
-    parts |= {"with_model": "model (t)", "with_masks": "masks (m)", "with_image": "image (i)"}
+    smoothing = pn.widgets.IntSlider.from_param(state.param.smoothing, label="Smoothing (s, d)", width=120)
+    parts = {"with_lines": "lines (l)", "with_masks": "masks (m)", "with_image": "image (i)"}
+    parts |= {"with_model": "model (t)", "is_observed": "observed (o)"}
     toggles = [
         pn.widgets.Checkbox.from_param(state.param[name], label=label, margin=(0, 4)) for name, label in parts.items()
     ]
-    grid = pn.Column(pn.Row(*toggles[:2], margin=0), pn.Row(*toggles[2:], margin=0), margin=(4, 0))
-    return pn.Row(redshift, *buttons, smoothing, grid, margin=0, sizing_mode="stretch_width")
+    grid = pn.Column(pn.Row(*toggles[:3], margin=0), pn.Row(*toggles[3:], margin=0), margin=(4, 0))
+    wrapped = {"flex-wrap": "wrap"}  # where the page is narrow, or enlarged
+    return pn.Row(redshift, *buttons, smoothing, grid, margin=0, sizing_mode="stretch_width", styles=wrapped)
 
 
 def _title(state):

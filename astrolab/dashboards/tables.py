@@ -22,7 +22,7 @@ _STYLE = """
 }
 .tabulator .tabulator-footer .tabulator-page.active { font-weight: 700; border: 2px solid #0072B2; }
 """
-_NUMBERS = {"score": "0.00", "z": "0.000", "S/N": "0.0"}
+_NUMBERS = {"score": "0.00", "z": "0.000", "S/N": "0.0", "χ²/n": "0.00"}
 
 
 def queue_view(state):

@@ -108,7 +108,7 @@ def _as_observed(spectra, rows, like):
 
 
 def _match_table(state, table):
-    widget = data_table(table, {"like": 140, "z": 60, "km/s": 90}, page_size=14, height=420)
+    widget = data_table(table, {"like": 142, "z": 50, "km/s": 104}, page_size=14, height=420)
     redshifts = table["z"].tolist()
 
     def take(event):

@@ -24,9 +24,19 @@ from astrolab.vetting.run_folder import ranking_columns
 
 pn.extension("tabulator", inline=True)
 
+_FITTING = "@media (max-width: 1000px) { :host { min-width: 0 !important; } }"  # Panel adds up what stands side by side
 _TABS = """
 .bk-tab { padding: 2px 10px !important; font-size: 13px; color: var(--panel-on-background-color) !important; }
 .bk-tab.bk-active { font-weight: 700; background: transparent !important; border-bottom: 3px solid #0072B2 !important; }
+"""
+
+# on a small screen, or enlarged to 200 %: the spectrum first, over the whole width, then form and queue side by side
+_NARROW = """
+@media (max-width: 1000px) {
+  :host { flex-wrap: wrap !important; min-width: 0 !important; }
+  .spectrum { order: -1; flex: 1 0 100% !important; }
+  .queue { order: 1; }
+}
 """
 
 
@@ -90,7 +100,9 @@ def vetting_layout(state, ranking=None):
     pages = {"My queue": lambda: queue_view(state), "By rank": lambda: ranking_view(state), "Templates": lambda: match}
     tables = _tabs(pages)
     state.param.watch(lambda _: tables.param.update(active=2), "asks_match")
-    left = pn.Column(progress_view(state), chosen_view(state), tables, width=345, margin=(0, 6, 0, 0))
+    left = pn.Column(
+        progress_view(state), chosen_view(state), tables, width=345, margin=(0, 6, 0, 0), css_classes=["queue"]
+    )
     middle = pn.Column(
         spectrum_view(state),
         facts_view(state),
@@ -98,9 +110,10 @@ def vetting_layout(state, ranking=None):
         sizing_mode="stretch_width",
         min_width=480,
         margin=0,
+        css_classes=["spectrum"],
     )
     right = pn.Column(verdict_view(state), latent_view(state, ranking), width=305, margin=(0, 0, 0, 6))
-    desk = pn.Row(left, middle, right, sizing_mode="stretch_width", margin=0)
+    desk = pn.Row(left, middle, right, sizing_mode="stretch_width", min_width=660, margin=0, stylesheets=[_NARROW])
     pages = {
         "Vet (? shows the keys)": lambda: desk,
         "Ranked again": lambda: learning_view(state),
@@ -108,7 +121,7 @@ def vetting_layout(state, ranking=None):
     }
     if state.session.role in ("lead", "admin"):
         pages["Agreement"] = lambda: team_view(state)
-    return pn.Column(_tabs(pages), keyboard_view(state), sizing_mode="stretch_width", margin=0)
+    return pn.Column(_tabs(pages), keyboard_view(state), sizing_mode="stretch_width", margin=0, stylesheets=[_FITTING])
 
 
 def empty_view(run_id):
@@ -125,7 +138,7 @@ def empty_view(run_id):
 
 def _tabs(pages):
     """Return tabs; each page is made when it is looked at first, and read anew, if it can be, whenever it is again."""
-    places = [pn.Column(margin=0, sizing_mode="stretch_width") for _ in pages]
+    places = [pn.Column(margin=0, sizing_mode="stretch_width", stylesheets=[_FITTING]) for _ in pages]
     makers, readers = list(pages.values()), {}
 
     def show(number):
@@ -137,6 +150,6 @@ def _tabs(pages):
 
     show(0)
     named = zip(pages, places, strict=True)
-    tabs = pn.Tabs(*named, dynamic=True, stylesheets=[_TABS], sizing_mode="stretch_width", margin=0)
+    tabs = pn.Tabs(*named, dynamic=True, stylesheets=[_TABS, _FITTING], sizing_mode="stretch_width", margin=0)
     tabs.param.watch(lambda event: show(event.new), "active")
     return tabs
