@@ -2,7 +2,8 @@
 
 Peers cannot answer that: what is no quasar often lies at redshifts of its own, and is its own peer there. So the
 comparison is absolute: how much better does a spectrum of another class explain the pixels than the survey's model?
-The spectra of other classes are the simulator's analytic ones; nothing in them was learned from any survey.
+The spectra of other classes are the simulator's analytic ones; nothing in them was learned from any survey. A survey of
+which a tenth is stars teaches its model what stars look like, and then nothing explains them better.
 """
 
 from functools import lru_cache
@@ -97,10 +98,9 @@ def class_score(log_chi2_model, log_chi2_class):
     Returns
     -------
     numpy.ndarray, shape (object,)
-        ``ln(χ²_model / χ²_class) / 0.3``; 0 where the model explains it better.
+        ``ln(χ²_model / χ²_class) / 0.3``; negative where the model explains it better.
     """
-    ratio = np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")
-    return np.maximum(ratio, 0) / _UNIT
+    return (np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")) / _UNIT
 
 
 class _Basis(NamedTuple):

@@ -77,8 +77,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
         (1 = strangest, equal ones by targetid), ``raw_score`` and ``raw_rank``, ``artefact_score`` and
         ``pipeline_rank`` (1 = the likeliest artefact), ``rank_low`` and ``rank_high`` (the models' own best and worst
         opinion; missing with one model); ``p_value``, ``q_value``, ``reasons``, ``artefact_evidence``, parts of both
-        scores, ``best_class`` (what of those explains it best), ``z_<line>``, ``band_*`` (where the strongest residual
-        is) and ``latent_i``.
+        scores, ``best_class`` (what explains it better than the models; empty where nothing does), ``z_<line>``,
+        ``band_*`` (where the strongest residual is) and ``latent_i``.
         No score is NaN. ``not_ranked`` names each object without a place in the ranking and why: no redshift, fewer
         than 50 good pixels on the rest grid, or scores that are not finite.
 
@@ -290,7 +290,8 @@ def _describe(table, wavelength):
         table[f"{kind}_sigma"] = sigma[rows, best] * (-1 if kind == "trough" else 1)
         table[f"{kind}_wavelength"] = table[[f"{kind}_at_{width}" for width in widths]].to_numpy()[rows, best]
         table[f"{kind}_width"] = width * SPEED_OF_LIGHT * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1)
-    table["best_class"] = np.array(CLASSES)[table["class_index"].astype(int)]
+    best_class = np.array(CLASSES)[table["class_index"].astype(int)]
+    table["best_class"] = np.where(table["score_class"] > 0, best_class, "")
     table["reasons"] = describe_reasons(table)
     table["shared_trough_at"] = table[f"trough_at_{TROUGH_WIDTHS[1]}"] * (1 + table["redshift"])
     table["artefact_evidence"] = describe_artefacts(table)

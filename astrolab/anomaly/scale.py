@@ -166,7 +166,7 @@ def place_on_scale(scale, table, *, is_reference=None):
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
         parts ``ARTEFACT_SCORES`` and ``SHARED_SCORES``; parts in robust sigma above peers, but for ``score_class``
-        (from `class_score`), wholes their length;
+        (`class_score`, not below 0), wholes their length;
         ``p_value`` (conformal) and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
@@ -179,6 +179,7 @@ def place_on_scale(scale, table, *, is_reference=None):
     combined = _combine(mean, shared)
     columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES]
     result = pd.DataFrame(np.concatenate([mean, shared], axis=1), columns=columns, index=table.index)
+    result["score_class"] = result["score_class"].clip(lower=0)
     trend = _trend_terms(scale.trend_place, table) @ scale.trend
     score = _take_off(combined) - trend
     for place, (name, column) in enumerate(
