@@ -17,6 +17,8 @@ from astrolab.dashboards.explorer_state import N_OBJECTS, SCALES, ExplorerState,
 from astrolab.plots.rankings import ranking_table
 from astrolab.vetting.exchange import export_objects
 
+pn.extension(inline=True)
+
 EXPORTED = ("targetid", "survey", "program", "anomaly_rank", "anomaly_score", "redshift", "snr", "ra", "dec")
 N_EXPORTED = 500_000  # a browser takes no larger file from a page
 _N_LISTED = 5
