@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import panel as pn
-from bokeh.events import RangesUpdate, SelectionGeometry
+from bokeh.events import SelectionGeometry
 from bokeh.models import (
     BasicTicker,
     BoxAnnotation,
@@ -90,7 +90,6 @@ class _Raster(_View):
 
     def __init__(self, state, name, extent, palette, *, tools=(), **options):
         x_min, x_max, y_min, y_max = extent
-        self._is_waiting = False
         super().__init__(
             state,
             name,
@@ -122,16 +121,15 @@ class _Raster(_View):
         one.add_layout(self.bar, "right")
         self.brush = ColumnDataSource(dict(_NOWHERE))
         one.patch("x", "y", source=self.brush, fill_alpha=0, line_color=VERMILLION, line_width=2)
-        one.on_event(RangesUpdate, self._follow_view)
+        for axis in (one.x_range, one.y_range):  # Bokeh's event of both comes half a second later
+            axis.on_change("start", self._follow_view)
+            axis.on_change("end", self._follow_view)
 
-    def _follow_view(self, _):
-        if not self._is_waiting:  # many turns of a wheel are one count
-            self._is_waiting = True
-            self.draw_soon()
+    def _follow_view(self, attr, old, new):
+        draw_soon(self.draw, self.pane, is_late=True)  # many turns of a wheel are one count
 
     def draw(self, *_):
         """Count the objects in view, and show the counts and what was drawn."""
-        self._is_waiting = False
         extent = self.extent()
         if not all(map(math.isfinite, extent)) or extent[0] == extent[1] or extent[2] == extent[3]:
             return
@@ -199,11 +197,9 @@ class SkyMap(_Raster):
 
     def __init__(self, state):
         ra, dec = state.survey.column("ra"), state.survey.column("dec")
-        extent = padded(ra, 0, 360) + padded(dec, -90, 90)
+        extent = padded(ra, 0, 360)[::-1] + padded(dec, -90, 90)  # east is left
         labels = {"x_axis_label": "RA (deg)", "y_axis_label": "Dec (deg)"}
         super().__init__(state, "sky", extent, Cividis256, height=205, **labels)
-        self.figure.x_range.update(start=extent[1], end=extent[0])  # east is left
-        self.figure.x_range.update(reset_start=extent[1], reset_end=extent[0])
         self.draw()
 
     def count(self, extent):
