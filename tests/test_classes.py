@@ -33,16 +33,16 @@ def slow_fit(flux, weight, redshift):
     templates, n_good = _templates(tuple(GRID[[0, -1]]), len(GRID)), (weight > 0).sum()
     flux, weight, chi2 = flux.astype("float64"), weight.astype("float64"), []
     first = templates.first - round(np.log1p(redshift) / np.log(GRID[1] / GRID[0]))
-    for basis in templates.stars:
+    for star in templates.stars.vectors:
         on_grid = np.zeros((3, len(GRID)))
-        for k in range(basis.vectors.shape[1]):
+        for k in range(star.shape[1]):
             if 0 <= first + k < len(GRID):
-                on_grid[:, first + k] = basis.vectors[:, k]
+                on_grid[:, first + k] = star[:, k]
         inside = (on_grid[0] != 0) & (weight > 0)
         own, amplitude = slow_chi2(flux, np.where(inside, weight, 0), on_grid)
         is_star = amplitude[0] > 0 and inside.sum() > 0.5 * n_good
         chi2.append(own + n_good - inside.sum() if is_star else np.inf)
-    chi2.append(slow_chi2(flux, weight, templates.galaxy.vectors.astype("float64"))[0])
+    chi2.append(slow_chi2(flux, weight, templates.galaxy.vectors[0].astype("float64"))[0])
     chi2.append(
         slow_chi2(flux, weight, np.array([Legendre.basis(i)(np.linspace(-1, 1, len(GRID))) for i in range(3)]))[0]
     )

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.polynomial import Legendre
 from scipy.ndimage import gaussian_filter1d
 
@@ -31,6 +32,7 @@ _TILTS = 3  # constant, slope and curvature: the calibration of flux is seldom b
 _NARROW_LINE = 250.0  # km/s, sigma
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
 def class_weights(flux, ivar):
     """Return the weight of each pixel in the comparison of classes.
 
@@ -44,8 +46,13 @@ def class_weights(flux, ivar):
     numpy.ndarray, shape (object, n_wavelength), float32
         Inverse variance with an error of 5 % of the flux added; 0 where not measured.
     """
-    systematic = _SYSTEMATIC * np.maximum(flux, _FAINT)
-    return np.where(ivar > 0, ivar / (1 + ivar * systematic**2), 0).astype("float32")
+    weight = np.zeros(flux.shape, np.float32)
+    for i in range(flux.shape[0]):
+        for k in range(flux.shape[1]):
+            if ivar[i, k] > 0:
+                systematic = _SYSTEMATIC * max(flux[i, k], _FAINT)
+                weight[i, k] = ivar[i, k] / (1 + ivar[i, k] * systematic * systematic)
+    return weight
 
 
 def mean_chi2(chi2, n_good):
@@ -77,14 +84,12 @@ def fit_classes(flux, weight, wavelength, redshift):
         Columns ``CLASS_COLUMNS``: ln of the smallest χ² a pixel, and whose it is, a place in ``CLASSES``.
     """
     templates = _templates(tuple(wavelength[[0, -1]]), len(wavelength))
-    weighted = weight * flux
-    total = (weighted * flux).sum(axis=1, dtype="float64")
-    n_good = np.maximum((weight > 0).sum(axis=1), 1)
-    chi2 = [*_star_chi2(templates, flux, weight, redshift)]
-    chi2 += [total - _explained(basis, weight, weighted)[0] for basis in (templates.galaxy, templates.smooth)]
-    chi2 = np.stack(chi2, axis=1)
+    weighted, total, n_good = _weighted(flux, weight)
+    n_good = np.maximum(n_good, 1)
+    chi2 = [total - _explained(basis, weight, weighted)[0] for basis in (templates.galaxy, templates.smooth)]
+    chi2 = np.concatenate([_star_chi2(templates, flux, weight, n_good, redshift), *chi2], axis=1)
     best = chi2.argmin(axis=1)
-    return np.column_stack([mean_chi2(chi2[np.arange(len(best)), best], n_good), best]).astype("float32")
+    return np.column_stack([mean_chi2(chi2[np.arange(len(best)), best], n_good[:, 0]), best]).astype("float32")
 
 
 def class_score(log_chi2_model, log_chi2_class):
@@ -104,7 +109,7 @@ def class_score(log_chi2_model, log_chi2_class):
 
 
 class _Basis(NamedTuple):
-    """Vectors (n_vector, n) and their products in pairs (n, n_vector²), float32."""
+    """Vectors of some classes (n_class, n_vector, n) and their products in pairs (n, n_class * n_vector²), float32."""
 
     vectors: np.ndarray
     pairs: np.ndarray
@@ -113,7 +118,7 @@ class _Basis(NamedTuple):
 class _Templates(NamedTuple):
     galaxy: _Basis
     smooth: _Basis
-    stars: tuple
+    stars: _Basis
     first: int  # of the stars' pixels, counted on the rest grid as it lies in the observed frame
     step: float  # of the grid, in ln wavelength
 
@@ -132,13 +137,11 @@ def _templates(limits, n_wavelength):
     own = log[0] + step * np.arange(first, int((star_last - log[0]) / step))
     star_tilts = np.array([Legendre.basis(degree)(np.linspace(-1, 1, len(own))) for degree in range(_TILTS)])
     of_stars = _resampled(stars.star_templates(), stars.TEMPLATE_LOG_FIRST, stars.TEMPLATE_LOG_STEP, own)
-    return _Templates(
-        _basis(of_galaxy), _basis(tilts), tuple(_basis(star * star_tilts) for star in of_stars), first, step
-    )
+    return _Templates(_basis(of_galaxy[None]), _basis(tilts[None]), _basis(of_stars[:, None] * star_tilts), first, step)
 
 
 def _basis(vectors):
-    pairs = np.einsum("ap,bp->pab", vectors, vectors).reshape(vectors.shape[1], -1)
+    pairs = np.einsum("cap,cbp->pcab", vectors, vectors).reshape(vectors.shape[2], -1)
     return _Basis(vectors.astype("float32"), pairs.astype("float32"))
 
 
@@ -158,31 +161,50 @@ def _gas(log, step):
     return np.array([profiles[group == one].sum(axis=0) for one in np.unique(group)])
 
 
-def _star_chi2(templates, flux, weight, redshift):
+def _star_chi2(templates, flux, weight, n_good, redshift):
     """Return χ² of each class of stars: the rest grid is slid to where its pixels were observed."""
-    n_star, n_good = templates.stars[0].vectors.shape[1], (weight > 0).sum(axis=1)
     # an object without a redshift is not ranked, and must not disturb the others
     known = np.where(np.isfinite(redshift) & (redshift > -1), redshift, 0)
-    shift = np.round(np.log1p(known) / templates.step).astype(int)
-    pixel = templates.first + np.arange(n_star) - shift[:, None]
-    is_on_grid = (pixel >= 0) & (pixel < weight.shape[1])
-    pixel = np.clip(pixel, 0, weight.shape[1] - 1)
-    flux, weight = (np.where(is_on_grid, np.take_along_axis(part, pixel, 1), 0) for part in (flux, weight))
-    weighted = weight * flux
-    total = (weighted * flux).sum(axis=1, dtype="float64")
-    n_inside = (weight > 0).sum(axis=1)
-    for basis in templates.stars:
-        explained, amplitude = _explained(basis, weight, weighted)
-        is_star = (amplitude[:, 0] > 0) & (n_inside > _REACH * n_good)
-        # beyond the star's template a pixel is taken to fit as well as noise lets it
-        yield np.where(is_star, total - explained + n_good - n_inside, np.inf)
+    shift = templates.first - np.round(np.log1p(known) / templates.step).astype(int)
+    n_star = templates.stars.vectors.shape[2]
+    flux, weight = (_slid(part, shift, n_star) for part in (flux, weight))
+    weighted, total, n_inside = _weighted(flux, weight)
+    explained, amplitude = _explained(templates.stars, weight, weighted)
+    is_star = (amplitude[:, :, 0] > 0) & (n_inside > _REACH * n_good)
+    # beyond the star's template a pixel is taken to fit as well as noise lets it
+    return np.where(is_star, total - explained + n_good - n_inside, np.inf)
+
+
+@njit(nogil=True, cache=True)
+def _slid(values, first, n):
+    """Return n values of each row from its first on; 0 beyond its ends."""
+    result = np.zeros((len(values), n), values.dtype)
+    for i in range(len(values)):
+        low, high = max(first[i], 0), min(first[i] + n, values.shape[1])
+        if low < high:
+            result[i, low - first[i] : high - first[i]] = values[i, low:high]
+    return result
+
+
+@njit(nogil=True, cache=True)
+def _weighted(flux, weight):
+    """Return w f, and of each row Σ w f² and the number of its good pixels."""
+    weighted, total, n_good = np.empty_like(flux), np.zeros((len(flux), 1)), np.zeros((len(flux), 1))
+    for i in range(len(flux)):
+        for k in range(flux.shape[1]):
+            weighted[i, k] = weight[i, k] * flux[i, k]
+            total[i, 0] += weighted[i, k] * flux[i, k]
+            n_good[i, 0] += weight[i, k] > 0
+    return weighted, total, n_good
 
 
 def _explained(basis, weight, weighted):
-    """Return what the best amplitudes of a basis take off Σ w f², and those amplitudes."""
-    n_vector = len(basis.vectors)
-    normal = (weight @ basis.pairs).reshape(-1, n_vector, n_vector).astype("float64")
-    right = (weighted @ basis.vectors.T).astype("float64")
-    trace = np.trace(normal, axis1=1, axis2=2)[:, None, None] / n_vector
-    amplitude = np.linalg.solve(normal + np.eye(n_vector) * (1e-6 * trace + 1e-9), right[..., None])[..., 0]
-    return (2 * amplitude * right).sum(axis=1) - np.einsum("oa,oab,ob->o", amplitude, normal, amplitude), amplitude
+    """Return what the best amplitudes of each class take off Σ w f², and those amplitudes."""
+    n_class, n_vector, n = basis.vectors.shape
+    normal = (weight @ basis.pairs).reshape(-1, n_class, n_vector, n_vector).astype("float64")
+    right = (weighted @ basis.vectors.reshape(-1, n).T).reshape(-1, n_class, n_vector).astype("float64")
+    trace = np.trace(normal, axis1=2, axis2=3)[..., None, None] / n_vector
+    amplitude = np.linalg.solve(normal + np.eye(n_vector) * (1e-6 * trace + 1e-9), right[..., None])
+    fitted = (normal @ amplitude)[..., 0]
+    amplitude = amplitude[..., 0]
+    return (amplitude * (2 * right - fitted)).sum(axis=2), amplitude
