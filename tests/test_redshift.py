@@ -137,7 +137,8 @@ def test_pixels_in_groups_say_of_broad_lines_what_single_pixels_say(survey):
     velocity = SPEED_OF_LIGHT * np.abs(grouped[:, 0] - single[:, 0]) / (1 + single[:, 0])
     assert np.median(velocity * (1 + single[:, 0]) / SPEED_OF_LIGHT / single[:, 1]) < 0.25  # of sigma
     at_truth = [refine_minima(*own, n_turns=0, n_group=n)[:, CHI2] for n in (None, 1)]
-    np.testing.assert_allclose(*at_truth, atol=3, rtol=1e-3)
+    # what is left is the forest, in which templates have structure narrower than a group
+    np.testing.assert_allclose(*at_truth, rtol=3e-3)
 
 
 def test_redshift_err_is_the_scatter_of_repeated_measurements():
