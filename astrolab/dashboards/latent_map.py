@@ -15,7 +15,6 @@ from bokeh.plotting import figure
 
 from astrolab.dashboards.drawing import draw_soon, one_message
 from astrolab.dashboards.explorer_grid import within_polygon
-from astrolab.plots import ranking_table
 from astrolab.plots.rankings import N_POINTS_MAX, latent_positions
 from astrolab.plots.style import ORANGE, VERMILLION
 
@@ -45,7 +44,7 @@ def latent_view(state, ranking=None):
         Every ranked object (``ranking.parquet``); by default those of the state.
     """
     if state.spectra not in _DRAWN:
-        _DRAWN[state.spectra] = _drawn(state.table, state.table if ranking is None else ranking_table(ranking))
+        _DRAWN[state.spectra] = _drawn(state.table, state.table if ranking is None else ranking)
     drawn = _DRAWN[state.spectra]
     if drawn is None:
         return pn.pane.HTML("<p>This ranking has no latent vectors: there is no map.</p>", margin=(2, 10))
@@ -130,10 +129,11 @@ def rows_within(places, geometry):
 
 
 def _drawn(table, every):
-    if not any(name.startswith("latent_") for name in every):
+    latent = [name for name in every if name.startswith("latent_")]
+    if not latent:
         return None
-    every, _ = latent_positions(every)
-    places = every.set_index("name")[["latent_x", "latent_y"]].reindex(table["name"]).to_numpy()
+    every, _ = latent_positions(every[["targetid", "anomaly_rank", "anomaly_score", *latent]])
+    places = every.set_index("targetid")[["latent_x", "latent_y"]].reindex(table["targetid"]).to_numpy()
     every = every.sort_values("anomaly_rank", ascending=False)  # the strangest are drawn last, on top
     return _Drawn(*(every[name].to_numpy("float32") for name in ("latent_x", "latent_y", "anomaly_score")), places)
 
