@@ -31,8 +31,8 @@ from astrolab.anomaly.shared import count_places, shared_excess
 PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
 SCORES = (*PEER_SCORES, "score_class")
 
-# what an artefact may explain is taken off, and half as much again: a person's hour is worth more than a doubtful place
-_ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.5
+# what an artefact may explain is taken off: all of the artefact score beyond what every third ordinary object has
+_ARTEFACT_FREE = 0.5
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
 _ARTEFACT_SURE = 5.0
 
@@ -372,7 +372,7 @@ def _robust_fit(terms, score):
 def _take_off(combined):
     """Take what an artefact explains off the raw score."""
     doubt, certainty = (np.maximum(combined[:, 1] - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
-    return combined[:, 0] - _ARTEFACT_WEIGHT * doubt - 0.5 * certainty**2
+    return combined[:, 0] - doubt - 0.5 * certainty**2
 
 
 def _length(scores):
