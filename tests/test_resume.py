@@ -55,13 +55,14 @@ def slow(tmp_path, monkeypatch):
     """A template that computes as many chunks as it is let; the folder of its log."""
     monkeypatch.setenv("ASTROLAB_TEMPLATES_DIR", str(tmp_path / "templates"))
     monkeypatch.setenv("PYTHONPATH", HERE, prepend=os.pathsep)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    (tmp_path / "tmp").mkdir()
     settings.cache_clear()
     write_template(tmp_path / "templates", CODE)
     (tmp_path / "log").touch()
-    return tmp_path
+    # a path of its own, and short enough for the sockets of kernels
+    with tempfile.TemporaryDirectory(prefix="a") as own:
+        monkeypatch.setenv("TMPDIR", own)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield tmp_path
 
 
 def let(slow, n_chunks):

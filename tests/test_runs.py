@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import tempfile
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -307,6 +308,14 @@ def test_a_template_that_leaves_a_link_fails(templates_dir, tmp_path):
     write_template(templates_dir, "toy", [("Link", code)])
     with pytest.raises(RunError, match=r"it left 'made\.txt', a link"):
         run_template("toy", progress=False)
+
+
+def test_a_folder_of_temporary_files_may_have_a_long_name(templates_dir, tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    write_template(templates_dir, "toy", [("Write", "open('made.txt', 'w').close()")])
+    assert (run_template("toy", progress=False).run_dir / "made.txt").exists()
 
 
 def test_run_dir_is_new_or_empty(templates_dir, tmp_path):

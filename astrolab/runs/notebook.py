@@ -25,6 +25,7 @@ from astrolab.stores.publish import write_whole
 KERNEL_START_SECONDS = 120
 KERNEL_LOG = "kernel.log"  # what the kernel's process itself says, kept where it died
 _KERNEL_DIR = "astrolab-kernel-"
+_N_PATH = 100  # characters that a system lets the path of a socket have, nearly
 
 
 def _is_news(record):
@@ -51,7 +52,7 @@ class ThisPython(AsyncKernelManager):
 
     @default("connection_file")
     def _in_a_private_folder(self):
-        folder = Path(tempfile.mkdtemp(prefix=_KERNEL_DIR))
+        folder = Path(tempfile.mkdtemp(prefix=_KERNEL_DIR, dir=_folder_of_kernels()))
         self._held = (folder / "lock").open("w")
         try_lock(self._held)
         return str(folder / "kernel.json")
@@ -70,9 +71,16 @@ class ThisPython(AsyncKernelManager):
             await super().start_kernel(env=environ, stdout=log, stderr=log, **arguments)
 
 
+def _folder_of_kernels():
+    """Return where private folders are made: TMPDIR, or /tmp where that is too long for the path of a socket."""
+    wanted = tempfile.gettempdir()
+    is_long = len(wanted) + len(f"/{_KERNEL_DIR}12345678/kernel-ipc-5") > _N_PATH
+    return "/tmp" if is_long and sys.platform != "win32" else wanted  # noqa: S108 (mkdtemp lets nobody else in)
+
+
 def remove_dead_folders():
     """Remove the private folders of kernels whose driver was killed: nobody holds their locks any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_KERNEL_DIR}*"):
+    for folder in Path(_folder_of_kernels()).glob(f"{_KERNEL_DIR}*"):
         # another user's cannot be opened
         with suppress(OSError), (folder / "lock").open("r+") as lock:
             if try_lock(lock):
