@@ -13,6 +13,7 @@ from bokeh.document import Document
 import astrolab.plots as plots
 from astrolab.lines import lines_between
 from astrolab.plots.rankings import N_NAMED, N_POINTS_MAX
+from astrolab.redshift.templates import open_templates
 from astrolab.schema import FLUX_UNIT
 
 FIRST_ID = 2**53 + 1  # a float, and a browser, would make it 2**53
@@ -266,3 +267,12 @@ def test_texts_of_a_survey_cannot_end_a_figures_script():
         stored = json.dumps(document.to_json().content, default=str, ensure_ascii=False)
         assert "alert(1)" in stored
         assert not re.search("</?script|<!--", stored)
+
+
+def test_templates_are_drawn_on_their_own_wavelengths():
+    sets = open_templates()
+    panels = list(plots.plot_templates(sets))
+    assert len(panels) == sum(bool(one.spectype) for one in sets)
+    mean = panels[0].Curve.I
+    assert mean["flux"] == pytest.approx(sets[0].vectors[0][:: max(1, sets[0].vectors.shape[1] // 1500)])
+    hv.render(panels[0])

@@ -17,6 +17,7 @@ NAMES = [path.stem for path in TEMPLATES]
 
 # what each template is given, and the products it must leave; {store} and {desi} are the small survey
 ARGUMENTS = {
+    "build_redshift_templates": {"n_objects": 60, "n_check": 8},
     "classify_spectra": {"spectra_path": "{store}", "n_workers": 1},
     "ingest_survey": {"survey": "desi", "source_path": "{desi}", "out_path": "small.zarr"},
     "rank_anomalies": {
@@ -25,6 +26,7 @@ ARGUMENTS = {
     },
 }  # fmt: skip
 PRODUCTS = {
+    "build_redshift_templates": ["templates.safetensors", "templates.json"],
     "classify_spectra": ["redshifts.parquet", "redshifts.fits", "confusion.csv", "completeness.csv"],
     "ingest_survey": ["small.zarr", "ingest_report.json"],
     "rank_anomalies": [
@@ -77,7 +79,18 @@ def _check_redshifts(run_dir):
     assert json.loads((run_dir / "manifest.json").read_text())["redshifts.parquet"]["rows"] == 80
 
 
-CHECKS = {"classify_spectra": _check_redshifts, "ingest_survey": _check_account, "rank_anomalies": _check_ranking}
+def _check_templates(run_dir):
+    sets = al.open_templates(run_dir / "templates.safetensors")
+    assert {one.spectype for one in sets} == {"QSO", "GALAXY", "STAR", ""}
+    assert json.loads((run_dir / "templates.json").read_text())["made_from"] == "AstroLab's simulator"
+
+
+CHECKS = {
+    "build_redshift_templates": _check_templates,
+    "classify_spectra": _check_redshifts,
+    "ingest_survey": _check_account,
+    "rank_anomalies": _check_ranking,
+}
 
 
 def _notebook(path):

@@ -4,6 +4,7 @@ from astrolab.plots.changes import plot_rank_change
 from astrolab.plots.explanations import plot_calibration, plot_explanation, plot_reason_gallery
 from astrolab.plots.rankings import plot_history, plot_latent, plot_scores, ranking_table
 from astrolab.plots.spectra import plot_gallery, plot_spectrum
+from astrolab.plots.templates import plot_templates
 
 __all__ = [
     "plot_calibration",
@@ -15,5 +16,6 @@ __all__ = [
     "plot_reason_gallery",
     "plot_scores",
     "plot_spectrum",
+    "plot_templates",
     "ranking_table",
 ]
