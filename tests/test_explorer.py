@@ -1,5 +1,7 @@
 """The explorer: what is counted, selected, stacked and exported is what plain numpy says."""
 
+import asyncio
+import gc
 import io
 import json
 from html import unescape
@@ -393,3 +395,23 @@ def test_a_selection_is_exported_exactly(state, table, kind):
     with pytest.raises(ValueError, match="expected one of: csv, parquet"):
         export_objects(chosen, "xlsx")
     assert isinstance(file, io.BytesIO)
+
+
+def test_a_page_that_is_closed_while_it_is_sent_to_is_no_news(caplog):
+    from tornado.websocket import WebSocketClosedError
+
+    import astrolab.dashboards.serve  # noqa: F401 what it serves with listens to asyncio
+
+    async def fail(error):
+        raise error
+
+    async def forget():
+        for error in (WebSocketClosedError(), ValueError("the map is gone")):
+            task = asyncio.ensure_future(fail(error))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            del task
+            gc.collect()
+
+    asyncio.run(forget())
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["the map is gone"]

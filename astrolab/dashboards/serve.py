@@ -1,6 +1,7 @@
 """Serve the vetting and explorer pages of run folders on this machine's loopback address, to whoever logs in."""
 
 import getpass
+import logging
 import os
 import re
 import secrets
@@ -13,6 +14,7 @@ import pandas as pd
 import panel as pn
 from bokeh.models import CustomJS
 from panel.template import VanillaTemplate
+from tornado.websocket import WebSocketClosedError
 
 from astrolab.dashboards.cache import SpectrumCache
 from astrolab.dashboards.explorer import explorer_layout, open_survey
@@ -28,6 +30,14 @@ from astrolab.vetting.run_folder import RunFolderError, open_run, ranking_column
 
 HOST = "127.0.0.1"
 AUTH = ("none", "basic", "oauth")
+
+
+def _is_news(record):
+    """Return whether asyncio's message is more than that somebody closed a page while it was being sent to."""
+    return not (record.exc_info and isinstance(record.exc_info[1], WebSocketClosedError))
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
 
 
 def serve_runs(run_dirs, port=0, auth="none", users_path=None, open_browser=False, prefix=""):
