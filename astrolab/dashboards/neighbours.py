@@ -83,6 +83,8 @@ def _cell(spectra, row, place):
     low, high, _ = flux_range(pixels.flux, pixels.err, pixels.model, n_rows=0)
     first, last = covered_range(pixels.wavelength, pixels.flux)
     rows = thinned_rows(pixels.wavelength, flux, first, last, _COLUMNS)
+    # the model has an opinion of what was not observed too, and it would run into the next cell
+    rows = rows[(pixels.wavelength[rows] >= first) & (pixels.wavelength[rows] <= last)]
     x = place + _LEFT + _WIDE * (pixels.wavelength[rows] - first) / max(last - first, 1e-9)
     y = [_HIGH * (values[rows] - low) / (high - low) for values in (flux, model)]
     return [np.append(column, np.nan) for column in (x, *y)]
