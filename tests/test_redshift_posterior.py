@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import astrolab as al
 from astrolab.redshift.candidates import velocity_between
@@ -97,3 +98,20 @@ def test_matching_survives_spectra_that_do_not_overlap(known):
     table = al.match_templates(survey.isel(object=[0]), other)
     assert isinstance(table, pd.DataFrame)
     assert (table["kind"] == "archetype").all()
+
+
+def test_a_grid_that_goes_on_beyond_what_was_measured_and_beyond_templates_is_matched():
+    survey = al.simulate_survey(3, seed=3, rare_fraction=0).compute()
+    one = survey.isel(object=[0])
+    step = np.log(one.wavelength.values[-1] / one.wavelength.values[0]) / (one.sizes["wavelength"] - 1)
+    beyond = one.wavelength.values[-1] * np.exp(step * np.arange(1, 3000))
+    shape = {"flux": (("object", "wavelength"), np.zeros((1, len(beyond)), "f4"))}
+    shape["ivar"] = shape["flux"]
+    empty = one.drop_vars(["flux", "ivar", "wavelength"]).assign(shape).assign_coords(wavelength=beyond)
+    longer = xr.concat(
+        [one, empty], "wavelength", data_vars="minimal", coords="minimal", compat="override", join="outer"
+    )
+    longer = longer.transpose("object", "wavelength").assign_attrs(one.attrs)
+    table, plain = (al.match_templates(spectrum) for spectrum in (longer, one))
+    assert table["subtype"].tolist() == plain["subtype"].tolist()
+    assert table["redshift"].to_numpy() == pytest.approx(plain["redshift"].to_numpy(), abs=1e-6)

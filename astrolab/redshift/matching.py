@@ -53,6 +53,9 @@ def match_templates(spectrum, known=None, templates=None, *, n_best=5):
     check_spectra(spectrum)
     if spectrum.sizes[OBJECT] != 1:
         raise ValueError(f"there are {spectrum.sizes[OBJECT]} objects, expected one: spectra.isel(object=[0]).")
+    # a grid may go on where nothing was measured, and templates need not
+    good = np.flatnonzero(spectrum["ivar"].values[0] > 0)
+    spectrum = spectrum.isel({WAVELENGTH: slice(good[0], good[-1] + 1)}) if len(good) else spectrum
     own = float(spectrum["redshift"].values[0])
     own = own if np.isfinite(own) and own > -1 else 0.0
     sets = open_templates() if templates is None else templates
