@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astrolab.dashboards.arms import ArmSource
 from astrolab.plots import ranking_table
 from astrolab.plots.style import harmless
 from astrolab.schema import FLUX_UNIT, OBJECT, WAVELENGTH, flux_err, spectral_dim
@@ -52,6 +53,8 @@ class SpectrumCache:
         The wavelengths are observed ones.
     flux_label : str
         What the flux is, for an axis.
+    arms : astrolab.dashboards.arms.ArmSource
+        The single arms, where the survey's files are still there.
 
     Raises
     ------
@@ -64,7 +67,7 @@ class SpectrumCache:
         for name in _SHOWN:
             if name not in self.table:
                 raise ValueError(f"ranked has no {name!r}, expected what rank_anomalies(model, spectra) returns.")
-        self._ranked = ranked
+        self._ranked, self.arms = ranked, ArmSource(ranked)
         self._regions = {} if regions is None else dict(list(regions.groupby("targetid")))
         dim = spectral_dim(ranked)
         self.is_observed = dim == WAVELENGTH
@@ -104,6 +107,13 @@ class SpectrumCache:
         """Read the spectra of some rows in the background; a failure shows when they are asked for."""
         for block in dict.fromkeys(row // _BLOCK for row in rows):
             self._reader.submit(self._block, block)
+
+    def prefetch_arms(self, row):
+        """Read the single arms of an object in the background, from one file; return the future."""
+        return self.arms.submit(self._read_arms, row)
+
+    def _read_arms(self, row):
+        self.arms.read(row, self.spectrum(row))
 
     def neighbours(self, row, n=4):
         """Return the rows of the objects nearest in latent space, the nearest first.

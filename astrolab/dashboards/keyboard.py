@@ -28,6 +28,7 @@ HELP = [
     ("s, d", "smooth more, less"),
     ("o", "rest or observed frame"),
     ("l, t, m", "show or hide lines, reconstruction, masks"),
+    ("f", "the spectrograph's single arms, or their coadd"),
     (". , ,", "zoom on the next, the previous line"),
     ("w", "the whole spectrum"),
     ("p", "match with templates and neighbours"),
@@ -159,7 +160,7 @@ def keyboard_view(state):
     actions |= {"u": state.undo, "Ctrl+z": state.undo, "g": lambda _: state.rank_again()}
     actions |= {"v": lambda _: state.next_redshift(), "e": lambda _: state.reset_redshift()}
     actions |= {"c": lambda _: _next_class(state), "w": lambda _: _show_all(state)}
-    actions |= {"p": lambda _: state.param.trigger("asks_match")}
+    actions |= {"f": lambda _: state.toggle_arms(), "p": lambda _: state.param.trigger("asks_match")}
     return Keyboard(actions, width=0, height=0, margin=0)
 
 

@@ -12,14 +12,16 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, Range1d
 from bokeh.plotting import figure
 
+from astrolab.dashboards.arms import ARMS
 from astrolab.dashboards.drawing import draw_soon, html_view
 from astrolab.dashboards.thinning import thinned_rows
 from astrolab.plots.spectra import covered_range, flux_range, masked_runs, place_names, smooth_flux
-from astrolab.plots.style import BLUE, GREY, ORANGE, SKY, VERMILLION
+from astrolab.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from astrolab.stores.publish import StoreError
 
 HEIGHT, HEIGHT_RESIDUAL = 268, 125
 _ROW = 0.062  # of the height: a row of line names
+PURPLE = "#CC79A7"  # Okabe and Ito's too
 _AROUND_LINE = 0.04  # of its wavelength: what a zoom on a line shows on either side
 _EDGES = {"min_border_left": 62, "min_border_right": 10}
 
@@ -46,6 +48,7 @@ class _Card:
         self._residuals = ColumnDataSource({name: np.array([]) for name in ("x", "residual")})
         self._masks, self._regions = (ColumnDataSource({"x0": [], "x1": [], "text": []}) for _ in range(2))
         self._lines = ColumnDataSource({name: [] for name in ("x", "name", "at", "y")})
+        self._arms = {arm: ColumnDataSource({"x": np.array([]), "flux": np.array([])}) for arm in ARMS}
         self._x_range = Range1d(0, 1)
         self._flux = self._flux_figure(color)
         self._residual = self._residual_figure(color)
@@ -56,6 +59,7 @@ class _Card:
         )
         self.draw()
         watch = {self.draw: ["position", "redshift", "is_observed"], self._fill_flux: ["smoothing"]}
+        watch |= {self._ask_arms: ["position", "with_arms"]}
         watch |= {self._show_parts: ["with_lines", "with_model", "with_masks"], self._zoom_on_line: ["line"]}
         for act, names in watch.items():
             soon = self._soon(act)
@@ -89,7 +93,11 @@ class _Card:
         one.yaxis.axis_label = self._state.spectra.flux_label
         one.extra_y_ranges = {"names": Range1d(0, 1)}
         band = one.varea("x", "low", "high", source=self._pixels, fill_color=GREY, fill_alpha=0.4)
-        flux = one.step("x", "flux", source=self._pixels, color=color, line_width=1.1, mode="center")
+        flux = one.step("x", "flux", source=self._pixels, color=color, line_width=1.1, mode="center", name="flux")
+        arms = [
+            one.step("x", "flux", source=self._arms[arm], color=own, line_width=1.1, mode="center", name="arm")
+            for arm, own in zip(ARMS, (color, PURPLE, GREEN), strict=True)
+        ]
         model = one.line("x", "model", source=self._pixels, color=VERMILLION, line_width=1.8, name="model")
         lines = {"source": self._lines, "name": "lines", "y_range_name": "names"}
         one.segment("x", 0, "x", "y", line_color=GREY, line_dash="dotted", **lines)
@@ -98,11 +106,15 @@ class _Card:
         named, masks = (one.select_one({"name": name}) for name in ("named", "masks"))
         one.add_tools(HoverTool(renderers=[named], tooltips=[("named region", "@text")]))
         items = [("flux", flux), ("1σ", band), ("reconstruction", model), ("masked", masks), ("made the score", named)]
+        items[1:1] = [(f"{arm.lower()} arm", what) for arm, what in zip(ARMS, arms, strict=True)]
         legend = Legend(items=[LegendItem(label=label, renderers=[what]) for label, what in items])
         legend.update(orientation="horizontal", padding=0, margin=0, border_line_alpha=0, background_fill_alpha=0)
         legend.update(label_text_font_size="11px", glyph_height=12, label_height=14, spacing=10)
         one.add_layout(legend, "above")
         self._legend = legend
+        self._coadd, self._by_arm = legend.items[0], legend.items[1:4]
+        for item, renderer in zip(self._by_arm, arms, strict=True):
+            item.visible = renderer.visible = False
         one.xaxis.major_label_text_alpha = 0
         one.xaxis.major_label_text_font_size = "1px"
         return one
@@ -175,11 +187,41 @@ class _Card:
         rows = thinned_rows(x, shown, *self._sent)
         columns = {"x": x, "flux": shown, "low": bridge - half, "high": bridge + half, "model": model}
         self._pixels.data = {name: column[rows].astype("float32") for name, column in columns.items()}
+        self._fill_arms()
         is_seen = (x >= self._sent[0]) & (x <= self._sent[1])
         seen = is_seen if (is_seen & np.isfinite(pixels.flux)).sum() > 8 else slice(None)
         model = None if pixels.model is None else pixels.model[seen]
         low, high, _ = flux_range(pixels.flux[seen], pixels.err[seen], model, n_rows=0)
         _set_range(self._flux.y_range, low, low + (high - low) * 1.16)
+
+    def _ask_arms(self):
+        """Read the object's arms in the background, and draw them once they are there."""
+        state = self._state
+        if not state.with_arms or state.spectra.arms.known(state.row) or state.why_no_arms:
+            self._fill_arms()
+            return
+        row, document = state.row, pn.state.curdoc
+        done = state.spectra.prefetch_arms(row)
+        if document is None or document.session_context is None:
+            done.exception()
+            self._fill_arms()
+        else:
+            tell = self._soon(self._fill_arms)
+            done.add_done_callback(lambda _: document.add_next_tick_callback(lambda: row == state.row and tell()))
+
+    def _fill_arms(self):
+        """Show the arms, each smoothed by itself, in place of the coadd, where they are wanted and there."""
+        state = self._state
+        arms = state.spectra.arms.known(state.row) if state.with_arms and self._seen is not None else None
+        state.why_no_arms = state.spectra.arms.why_not(state.row)
+        self._coadd.visible = self._coadd.renderers[0].visible = arms is None
+        for arm, item in zip(ARMS, self._by_arm, strict=True):
+            item.visible = item.renderers[0].visible = arms is not None and arm in arms
+            if item.visible:
+                flux, _ = smooth_flux(*arms[arm], state.smoothing)
+                rows = thinned_rows(self._x, flux, *self._sent)
+                columns = {"x": self._x, "flux": flux}
+                self._arms[arm].data = {name: column[rows].astype("float32") for name, column in columns.items()}
 
     def _fill_residual(self):
         x, pixels = self._x, self._seen
@@ -246,15 +288,35 @@ def _controls(state):
         pn.widgets.Button(label=label, description=about, on_click=act, width=width, height=30, margin=(17, 2))
         for label, about, act, width in buttons
     ]
-    smoothing = pn.widgets.IntSlider.from_param(state.param.smoothing, label="Smoothing (s, d)", width=120)
-    parts = {"with_lines": "lines (l)", "with_masks": "masks (m)", "with_image": "image (i)"}
-    parts |= {"with_model": "model (t)", "is_observed": "observed (o)"}
-    toggles = [
-        pn.widgets.Checkbox.from_param(state.param[name], label=label, margin=(0, 4)) for name, label in parts.items()
-    ]
-    grid = pn.Column(pn.Row(*toggles[:3], margin=0), pn.Row(*toggles[3:], margin=0), margin=(4, 0))
+    smoothing = pn.widgets.IntSlider.from_param(state.param.smoothing, label="Smooth (s, d)", width=96)
+    parts = {"with_lines": "lines (l)", "with_masks": "masks (m)", "is_observed": "observed (o)"}
+    parts |= {"with_model": "model (t)", "with_image": "image (i)"}
+    toggles = [_box(state.param[name], label) for name, label in parts.items()]
+    grid = pn.Column(
+        pn.Row(*toggles[:3], margin=0), pn.Row(*toggles[3:], *_arms_control(state), margin=0), margin=(4, 0)
+    )
     wrapped = {"flex-wrap": "wrap"}  # where the page is narrow, or enlarged
     return pn.Row(redshift, *buttons, smoothing, grid, margin=0, sizing_mode="stretch_width", styles=wrapped)
+
+
+def _box(parameter, label):
+    return pn.widgets.Checkbox.from_param(parameter, label=label, margin=(0, 4))
+
+
+def _arms_control(state):
+    """Return the box that asks for single arms, and why it is locked, where it is."""
+    box = _box(state.param.with_arms, "arms (f)")
+
+    def lock():
+        box.disabled = bool(state.why_no_arms) and not state.with_arms
+
+    def why(state):
+        words = f"no single arms: {state.why_no_arms}"
+        return f'<abbr title="{escape(words)}">why?</abbr>' if state.why_no_arms else ""
+
+    lock()
+    state.param.watch(lambda _: draw_soon(lock), ["why_no_arms", "with_arms"])
+    return box, html_view(state, ["why_no_arms"], why, margin=0)
 
 
 def _title(state):

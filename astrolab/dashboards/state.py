@@ -43,6 +43,10 @@ class VettingState(param.Parameterized):
         Sigma in pixels of the spectrum's smoothing.
     is_observed, with_lines, with_model, with_masks : bool
         What the spectrum's plot shows.
+    with_arms : bool
+        Show the spectrograph's single arms in place of their coadd.
+    why_no_arms : str
+        Why this object's cannot be shown; empty where they may be.
     line : str
         The spectral line that the plot is zoomed on; empty shows the whole spectrum.
     with_image : bool
@@ -73,6 +77,8 @@ class VettingState(param.Parameterized):
     with_lines = param.Boolean(default=True)
     with_model = param.Boolean(default=True)
     with_masks = param.Boolean(default=True)
+    with_arms = param.Boolean(default=False)
+    why_no_arms = param.String(default="")
     flags = param.List(default=[])
     spectype = param.Selector(default="", objects=list(SPECTYPES))
     tags = param.List(default=[])
@@ -205,6 +211,15 @@ class VettingState(param.Parameterized):
     def reset_redshift(self):
         """Go back to the redshift that the object was ranked at."""
         self.redshift = self.redshift_ranked
+
+    def toggle_arms(self):
+        """Show single arms, or their coadd again; say so where the object's cannot be had."""
+        self.spectra.arms.forget(self.row)
+        self.why_no_arms = self.spectra.arms.why_not(self.row)
+        if self.why_no_arms and not self.with_arms:
+            self._say(f"no single arms: {self.why_no_arms}", is_error=True)
+        else:
+            self.with_arms = not self.with_arms
 
     # --- what is said
 
@@ -352,7 +367,10 @@ class VettingState(param.Parameterized):
         self._show_said()
         self.targetid = self.current["name"]
         place = self.order.index(self.position)
+        self.why_no_arms = self.spectra.arms.why_not(self.row)
         self.spectra.prefetch([self.row_of[near] for near in self.order[max(place - 1, 0) : place + 3]])
+        for near in self.order[place : place + 2] if self.with_arms else []:
+            self.spectra.prefetch_arms(self.row_of[near])
 
     @param.depends("targetid", watch=True)
     def _follow_targetid(self):

@@ -64,12 +64,14 @@ class FitsFile:
         By EXTNAME; an HDU without one by its number, such as ``"1"``.
     """
 
-    def __init__(self, path, file, size):
+    def __init__(self, path, file, size, with_checksums=True):
         self.path = path
         self._file = file
         self._size = size
         self._verified = set()
         self.hdus = self._walk()
+        if not with_checksums:
+            self._verified.update(self.hdus)
 
     def bad(self, code, reason):
         """Return the error that says what is wrong with this file."""
@@ -341,13 +343,16 @@ class FitsFile:
 
 
 @contextmanager
-def open_fits(path):
+def open_fits(path, *, with_checksums=True):
     """Open a FITS file and check its structure; no data is read.
 
     Parameters
     ----------
     path : str or path-like
         A file or an fsspec URL; gzip is recognised by its first bytes.
+    with_checksums : bool, optional
+        Verify each HDU before it is used, for which all of it is read. Without, one row of it is one short read, for
+        who knows from elsewhere what should stand there.
 
     Yields
     ------
@@ -359,7 +364,7 @@ def open_fits(path):
         If the file cannot be read, is not FITS, or its size disagrees with its headers.
     """
     with open_bytes(path) as (file, size):
-        yield FitsFile(str(path), *_unzipped(str(path), file, size))
+        yield FitsFile(str(path), *_unzipped(str(path), file, size), with_checksums)
 
 
 def _unzipped(path, file, size):
