@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from astrolab.ranks import run_ranks, say
-from astrolab.schema import OBJECT, check_spectra
+from astrolab.schema import OBJECT, SchemaError, check_spectra, spectral_dim
 from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
 
 # fewer good pixels than this teach a model nothing
@@ -80,7 +80,8 @@ def fit(
         A model whose ``loss(flux, ivar)`` has shape ``(object,)``.
     spectra : xarray.Dataset
         Normalised spectra on the model's grid, dims ``(object, wavelength_rest)``; lazy spectra are computed once for
-        the objects used. Pixels with ``ivar == 0`` do not count; objects with fewer than 50 good pixels are left out.
+        the objects used. Pixels with ``ivar == 0`` do not count; objects with fewer than 50 good pixels, or a good one
+        whose flux or ivar is no number, are left out.
     n_epochs, batch_size, learning_rate : optional
         Passes over the data, spectra in a step, step size of Adam. Small samples take smaller batches, so that an epoch
         has about twenty steps.
@@ -108,9 +109,11 @@ def fit(
 
     Raises
     ------
+    SchemaError
+        If the spectra are not on the model's grid.
     ValueError
-        If fewer than two usable objects are left to train on, or the checkpoint is damaged or belongs to another
-        training, or there are fewer than `n_workers` workers.
+        If fewer than two usable objects are left to train on, an option cannot be, the checkpoint is damaged or belongs
+        to another training, or there are fewer than `n_workers` workers.
     ConnectionError
         If a worker dies while several train together; with a checkpoint, the same call goes on.
 
@@ -123,8 +126,16 @@ def fit(
     ['epoch', 'loss_train', 'loss_valid']
     """
     check_spectra(spectra)
-    if n_workers < 1:
-        raise ValueError(f"n_workers is {n_workers}, expected at least 1.")
+    for name, value in (("n_workers", n_workers), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1.")
+    n_pixels = spectra.sizes[spectral_dim(spectra)]
+    n_expected = getattr(model, "config", {}).get("n_wavelength", n_pixels)
+    if n_expected != n_pixels:
+        raise SchemaError(
+            f"the spectra have {n_pixels} pixels, the model expects {n_expected}; bring them onto its rest "
+            "grid with to_restframe."
+        )
     path = None if checkpoint_path is None else Path(checkpoint_path).absolute()
     settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience}
@@ -347,8 +358,11 @@ def _load_part(spectra, name, n_objects, seed, device):
     part = spectra[["flux", "ivar"]].isel({OBJECT: np.sort(rows)}).compute()
     # the order of training is that of the ids, not of the files
     part = part.isel({OBJECT: np.argsort(part["targetid"].values, kind="stable")})
-    usable = (part["ivar"].values > 0).sum(axis=1) >= min(N_GOOD_MIN, part["ivar"].shape[1])
-    return tuple(torch.from_numpy(part[key].values[usable]).to(device) for key in ("flux", "ivar"))
+    flux, ivar = part["flux"].values, part["ivar"].values
+    usable = (ivar > 0).sum(axis=1) >= min(N_GOOD_MIN, ivar.shape[1])
+    # one that is not finite would make every weight NaN
+    usable &= ((ivar == 0) | (np.isfinite(flux) & np.isfinite(ivar))).all(axis=1)
+    return tuple(torch.from_numpy(values[usable]).to(device) for values in (flux, ivar))
 
 
 def _part_sizes(n_train):

@@ -89,6 +89,28 @@ def test_nothing_to_train_on_is_said(rest_quasars):
         train(blind)
 
 
+def test_spectra_that_are_no_numbers_are_left_out_of_training(rest_quasars):
+    is_broken = split_spectra(rest_quasars.targetid.values) == "train"
+    is_broken[np.flatnonzero(is_broken)[3:]] = False
+    broken = rest_quasars.copy(deep=True)
+    broken.ivar.values[is_broken, 150] = 1.0
+    broken.flux.values[is_broken, 150] = [np.nan, np.inf, -np.inf]
+    one, history = train(broken, n_epochs=2)
+    assert np.isfinite(history.to_numpy()).all()
+    other, _ = train(rest_quasars.isel(object=~is_broken), n_epochs=2)
+    assert weights_equal(one, other)
+
+
+def test_spectra_off_the_models_grid_are_refused(rest_quasars):
+    with pytest.raises(al.SchemaError, match="the spectra have 299 pixels, the model expects 300"):
+        train(rest_quasars.isel(wavelength_rest=slice(299)))
+
+
+def test_a_batch_of_nothing_is_refused(rest_quasars):
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        train(rest_quasars, batch_size=0)
+
+
 def test_a_gpu_that_is_not_there_is_said(rest_quasars):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
