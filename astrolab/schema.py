@@ -164,29 +164,6 @@ def median_snr(flux, ivar):
     return medians
 
 
-def median_of_good(values, good):
-    """Return the median of the good pixels of each spectrum.
-
-    Parameters
-    ----------
-    values : numpy.ndarray, shape (n_object, n_wavelength), float32
-        Anything that has a value a pixel.
-    good : numpy.ndarray, shape (n_object, n_wavelength), bool
-        Pixels that count.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_object,), float32
-        0 for a spectrum without a good pixel.
-    """
-    # masked pixels sort to the end; a whole sort is several times quicker than nanmedian
-    ordered = np.sort(np.where(good, values, np.inf), axis=1)
-    n_good = good.sum(axis=1)
-    middle = np.stack([np.maximum(n_good - 1, 0) // 2, np.minimum(n_good // 2, values.shape[1] - 1)], axis=1)
-    median = np.take_along_axis(ordered, middle, 1).mean(axis=1)
-    return np.where(n_good > 0, median, 0).astype("float32")
-
-
 def _check_arrays(spectra, dim):
     for name in ("flux", "ivar"):
         if name not in spectra.data_vars:

@@ -8,18 +8,16 @@ import xarray as xr
 from numba import njit
 
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
+from astrolab.medians import good_median
+from astrolab.rebinning import rebin
 from astrolab.schema import (
     OBJECT,
     WAVELENGTH,
     WAVELENGTH_REST,
     SchemaError,
     check_spectra,
-    median_of_good,
     spectral_dim,
 )
-
-# an output pixel counts when good input pixels cover at least this part of it
-_COVERAGE_MIN = 0.5
 
 
 def select_objects(spectra, *, spectype="QSO", redshift_min=0.0, redshift_max=10.0):
@@ -317,44 +315,40 @@ def _mask_block(ivar, redshift, *, wavelength, lines, reach):
 def _rebin_block(flux, ivar, redshift, *, edges_in, edges_out):
     shape = (len(flux), len(edges_out) - 1)
     flux_out, ivar_out = np.zeros(shape, "float32"), np.zeros(shape, "float32")
-    _rebin(
+    rebin(
         np.ascontiguousarray(flux), np.ascontiguousarray(ivar), np.ascontiguousarray(redshift, dtype="float64"),
         edges_in, edges_out, flux_out, ivar_out,
     )  # fmt: skip
     return flux_out, ivar_out
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _rebin(flux, ivar, redshift, edges_in, edges_out, flux_out, ivar_out):
-    n_in, n_out = len(edges_in) - 1, len(edges_out) - 1
-    for i in range(len(flux)):
-        stretch = 1.0 + redshift[i]
-        if not (stretch > 0.0 and stretch < np.inf):
-            continue
-        start = 0
-        for k in range(n_out):
-            low, high = edges_out[k] * stretch, edges_out[k + 1] * stretch
-            while start < n_in and edges_in[start + 1] <= low:
-                start += 1
-            width = 0.0
-            total = 0.0
-            variance = 0.0
-            j = start
-            while j < n_in and edges_in[j] < high:
-                if ivar[i, j] > 0.0:
-                    overlap = min(high, edges_in[j + 1]) - max(low, edges_in[j])
-                    width += overlap
-                    total += overlap * flux[i, j]
-                    variance += overlap * overlap / ivar[i, j]
-                j += 1
-            if width > 0.0 and width >= _COVERAGE_MIN * (high - low):
-                flux_out[i, k] = stretch * total / width
-                ivar_out[i, k] = width * width / (variance * stretch * stretch)
-
-
 def _normalize_block(flux, ivar):
-    good = ivar > 0
-    brightness = median_of_good(flux, good)
-    sigma = 1 / np.sqrt(np.maximum(median_of_good(ivar, good), np.finfo("float32").tiny))
-    scale = np.where(good.any(axis=1), np.maximum(brightness, sigma), 1).astype("float32")[:, None]
-    return np.where(good, flux / scale, 0).astype("float32"), (ivar * scale**2).astype("float32")
+    flux, ivar = np.ascontiguousarray(flux), np.ascontiguousarray(ivar)
+    flux_out, ivar_out = np.empty_like(flux), np.empty_like(ivar)
+    _normalize(flux, ivar, flux_out, ivar_out)
+    return flux_out, ivar_out
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _normalize(flux, ivar, flux_out, ivar_out):
+    keys = np.empty(flux.shape[1], np.int32)
+    for i in range(len(flux)):
+        scale = _brightness(flux[i], ivar[i], keys)
+        for k in range(flux.shape[1]):
+            flux_out[i, k] = flux[i, k] / scale if ivar[i, k] > 0 else np.float32(0)
+            ivar_out[i, k] = ivar[i, k] * (scale * scale)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _brightness(flux, ivar, keys):
+    median = good_median(flux, ivar, keys)
+    power, n_good, n_bright = median * median, np.int32(0), np.int32(0)
+    for k in range(len(flux)):
+        n_good = np.int32(n_good + (ivar[k] > 0))
+        n_bright = np.int32(n_bright + (ivar[k] * power >= 1))
+    if n_good == 0:
+        return np.float32(1)
+    if median > 0 and 2 * n_bright > n_good:  # above the sigma of most pixels, and so above the typical one
+        return median
+    typical = max(good_median(ivar, ivar, keys), np.float32(np.finfo(np.float32).tiny))
+    return max(median, np.float32(1) / np.sqrt(typical))
