@@ -109,8 +109,18 @@ def test_no_objects_and_rest_frame(tmp_path):
     rest["flux_model"] = rest.flux * 2
     save_spectra(rest, tmp_path / "rest")
     xr.testing.assert_identical(without_provenance(open_spectra(tmp_path / "rest").compute()), rest.sortby("targetid"))
-    save_spectra(rest.isel(object=slice(0, 0)), tmp_path / "none")
-    assert open_spectra(tmp_path / "none").sizes["object"] == 0
+    wide = make_spectra(6, n_wavelength=7781)
+    for i, none in enumerate((rest, wide, lazy(wide, 2))):
+        save_spectra(none.isel(object=slice(0, 0)), tmp_path / f"none {i}")
+        assert open_spectra(tmp_path / f"none {i}").sizes["object"] == 0
+
+
+def test_coordinates_of_their_own_come_back(tmp_path):
+    source = make_spectra(3)
+    own = {"night": 20260101, "observer": "Vera", "is_day": ("object", [True, False, True])}
+    source = source.assign_coords(own | {"resolution": ("wavelength", np.sqrt(source.wavelength.values))})
+    save_spectra(source, tmp_path / "own", keep_order=True)
+    xr.testing.assert_identical(without_provenance(open_spectra(tmp_path / "own").compute()), source)
 
 
 def test_it_reads_one_chunk_for_one_object(tmp_path):
