@@ -121,6 +121,32 @@ def check_spectra(spectra):
     return spectra
 
 
+def check_targetid(targetid, whose):
+    """Refuse identifiers that went through a float, as those of a pandas table with a missing row do.
+
+    Parameters
+    ----------
+    targetid : pandas.Series
+        Of a table.
+    whose : str
+        What the table holds, for the sentence.
+
+    Raises
+    ------
+    SchemaError
+        If they are floats.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> check_targetid(pd.Series([39627652591521181]), "labels")
+    """
+    if targetid.dtype.kind == "f":
+        raise SchemaError(
+            f"the targetid of the {whose} is a float, expected int64; above 2**53 a float cannot hold a DESI TARGETID."
+        )
+
+
 def flux_err(spectra):
     """Return the 1 sigma uncertainty of the flux.
 

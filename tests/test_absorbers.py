@@ -168,6 +168,11 @@ def test_an_outflow_of_a_catalogue_is_masked_in_all_its_lines_in_either_frame(ho
     ("row", "error", "message"),
     [
         ({"kind": "BAL"}, KeyError, "no column 'targetid'"),
+        (
+            {"targetid": 1.0, "kind": "DLA", "redshift_absorber": 2.0},
+            ValueError,
+            "targetid of the absorbers is a float",
+        ),
         ({"targetid": 1, "kind": "LLS", "redshift_absorber": 2.0}, ValueError, "no kind 'LLS'"),
         ({"targetid": 1, "kind": "BAL", "line": "C 4", "velocity_min": -2, "velocity_max": -1}, ValueError, "'C 4'"),
         ({"targetid": 1, "kind": "DLA"}, ValueError, "targetid 1 has neither"),

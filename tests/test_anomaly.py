@@ -131,6 +131,8 @@ def test_every_object_is_ranked_or_says_why_not(vae, rest_quasars):
 def test_nothing_to_rank_is_said(vae, rest_quasars):
     with pytest.raises(ValueError, match="none of 300 objects can be ranked"):
         al.score_anomalies(vae, rest_quasars.assign(ivar=rest_quasars.ivar * 0))
+    with pytest.raises(ValueError, match="none of 0 objects can be ranked \\(there are none\\)"):
+        al.score_anomalies(vae, rest_quasars.isel(object=slice(0)))
 
 
 def test_spectra_of_another_grid_or_frame_are_refused(vae, rest_quasars, quasars):
@@ -249,6 +251,34 @@ def test_the_narrowest_grid_that_is_allowed_is_ranked(rest_quasars):
 def test_a_ranking_of_other_spectra_is_refused(vae, rest_quasars, ranking):
     with pytest.raises(ValueError, match="is not among the spectra"):
         al.attach_spectra(vae, rest_quasars.isel(object=slice(0, 20)), ranking.head(50))
+
+
+def test_identifiers_that_went_through_a_float_are_refused(vae, rest_quasars, ranking):
+    floats = ranking.astype({"targetid": float})
+    with pytest.raises(al.SchemaError, match="targetid of the ranking is a float, expected int64"):
+        al.attach_spectra(vae, rest_quasars, floats)
+    with pytest.raises(al.SchemaError, match="targetid of the table to add is a float"):
+        al.add_columns(ranking, floats[["targetid"]])
+
+
+@pytest.mark.parametrize(
+    ("is_reference", "message"),
+    [
+        (np.ones(3, bool), "shape \\(3,\\), expected True or False for each of 300 objects"),
+        (np.arange(300), "is_reference is int64"),
+        (np.zeros(300, bool), "leaves no object that can be ranked"),
+    ],
+)
+def test_what_cannot_be_a_reference_is_refused(vae, rest_quasars, is_reference, message):
+    with pytest.raises(ValueError, match=message):
+        al.score_anomalies(vae, rest_quasars, is_reference=is_reference)
+
+
+def test_no_models_and_no_places_are_said(vae, rest_quasars):
+    with pytest.raises(ValueError, match="there is no model to rank with"):
+        al.rank_anomalies([], rest_quasars)
+    with pytest.raises(ValueError, match="n_top is -1, expected at least 1"):
+        al.rank_anomalies(vae, rest_quasars, n_top=-1)
 
 
 def test_a_scale_places_an_object_where_it_was_also_after_it_was_saved(vae, rest_quasars, tmp_path):

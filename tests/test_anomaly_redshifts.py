@@ -79,6 +79,8 @@ def test_given_redshifts_are_tried_and_those_of_strangers_and_nan_are_not():
     found = tried[tried["reason"].str.endswith("given")]
     assert sorted(found["redshift"]) == [0.5, 0.7, 0.9]
     assert set(found["row"]) == {1}
+    with pytest.raises(al.SchemaError, match="targetid of the alternatives is a float"):
+        alternative_redshifts(np.array([10]), np.array([2.0]), given.astype({"targetid": float}))
     with pytest.raises(KeyError, match="expected 'targetid' and 'redshift'"):
         alternative_redshifts(np.array([10]), np.array([2.0]), given[["targetid"]])
 

@@ -147,9 +147,21 @@ def table_of(ids, words):
         (lambda ids: {ids[0]: "anomal"}, "'anomal' is no label \\(targetid {0}\\), expected one of: anomaly, regular"),
         (lambda ids: {ids[0]: None}, "None is no label"),
         (lambda ids: table_of(ids[:1].astype(float), ["anomaly"]), "is a float"),
+        (lambda ids: {float(ids[0]): "anomaly"}, "is a float"),
         (lambda ids: pd.DataFrame({"id": [1]}), "no column 'targetid'"),
     ],
-    ids=["contradiction", "artefact and anomaly", "many", "unknown", "many unknown", "word", "none", "float", "column"],
+    ids=[
+        "contradiction",
+        "artefact and anomaly",
+        "many",
+        "unknown",
+        "many unknown",
+        "word",
+        "none",
+        "float",
+        "float key",
+        "column",
+    ],
 )
 def test_labels_that_cannot_be_meant_are_refused_by_name(labels, sentence):
     ranking = make_ranking()

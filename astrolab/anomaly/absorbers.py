@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
-from astrolab.schema import OBJECT, WAVELENGTH, check_spectra, spectral_dim
+from astrolab.schema import OBJECT, WAVELENGTH, check_spectra, check_targetid, spectral_dim
 from astrolab.spectra import pixel_edges
 
 KINDS = ("BAL", "DLA", "metal")
@@ -133,6 +133,7 @@ def check_absorbers(absorbers):
     missing = [name for name in ("targetid", "kind") if name not in absorbers]
     if missing:
         raise KeyError(f"the absorbers have no column '{missing[0]}', expected 'targetid' and 'kind'.")
+    check_targetid(absorbers["targetid"], "absorbers")
     absorbers = absorbers.reset_index(drop=True)
     for name in ("velocity_min", "velocity_max", "redshift_absorber", "log_nhi"):
         absorbers[name] = absorbers[name].astype("float64") if name in absorbers else np.nan

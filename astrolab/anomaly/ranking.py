@@ -12,7 +12,7 @@ from astrolab.anomaly.scale import SCORES, Scale, fit_scale, place_on_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
 from astrolab.anomaly.shape import LINE_WINDOWS, SHAPE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT
-from astrolab.schema import OBJECT, WAVELENGTH_REST, SchemaError, check_spectra, spectral_dim
+from astrolab.schema import OBJECT, WAVELENGTH_REST, SchemaError, check_spectra, check_targetid, spectral_dim
 
 # an object with fewer good pixels on the rest grid is not ranked
 N_GOOD_MIN = 50
@@ -87,7 +87,7 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     SchemaError
         If the spectra are not in the rest frame or not on the models' grid, or that has fewer than 64 pixels.
     ValueError
-        If no object can be ranked.
+        If no object can be ranked, there is no model, or `is_reference` is not one truth value an object, or all False.
 
     Examples
     --------
@@ -98,12 +98,14 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     40
     """
     models = as_members(models)
+    if not models:
+        raise ValueError("there is no model to rank with, expected at least one that was trained with fit.")
     for model in models:
         _check_grid(model, spectra)
     raw = raw_scores(models, spectra, chunks_dir=chunks_dir)
     carried = _carried(spectra)
     table = pd.concat([carried, raw.drop(columns=carried.columns, errors="ignore")], axis=1)
-    table["is_reference"] = True if is_reference is None else np.asarray(is_reference, bool)
+    table["is_reference"] = _checked_reference(is_reference, len(table))
     if "snr" not in table:
         table["snr"] = table["snr_rest"]
     reason = _why_not_ranked(table)
@@ -112,7 +114,7 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     table = table[reason == ""].sort_values("targetid", ignore_index=True)
     if table.empty:
         counts = "; ".join(f"{reason}: {n}" for reason, n in not_ranked["reason"].value_counts().items())
-        raise ValueError(f"none of {len(not_ranked)} objects can be ranked ({counts}).")
+        raise ValueError(f"none of {len(not_ranked)} objects can be ranked ({counts or 'there are none'}).")
     is_member = table["is_reference"].to_numpy() & (scale is None)
     scale = scale or fit_scale(table, is_reference=table["is_reference"], seed=seed)
     placed = place_on_scale(scale, table, is_reference=is_member)
@@ -158,6 +160,8 @@ def rank_anomalies(models, spectra, *, n_top=5_000, seed=0):
     >>> ranked.anomaly_rank.values
     array([1, 2, 3, 4, 5], dtype=int32)
     """
+    if n_top < 1:
+        raise ValueError(f"n_top is {n_top}, expected at least 1.")
     ranking, not_ranked, _ = score_anomalies(models, spectra, seed=seed)
     return attach_spectra(models, spectra, ranking.head(n_top), n_ranked=len(ranking), n_not_ranked=len(not_ranked))
 
@@ -180,8 +184,8 @@ def add_columns(ranking, *tables):
 
     Raises
     ------
-    ValueError
-        If a targetid stands twice in a table.
+    SchemaError, ValueError
+        If a targetid is a float, or stands twice in a table.
 
     Examples
     --------
@@ -192,6 +196,7 @@ def add_columns(ranking, *tables):
     1         8             2            NaN                  <NA>
     """
     for table in tables:
+        check_targetid(table["targetid"], "table to add")
         if table["targetid"].duplicated().any():
             twice = table["targetid"][table["targetid"].duplicated()].iloc[0]
             raise ValueError(f"targetid {twice} stands twice in the table to add, expected one row an object.")
@@ -225,9 +230,10 @@ def attach_spectra(models, spectra, ranking, **attrs):
 
     Raises
     ------
-    ValueError
-        If a ranked object is not among the spectra.
+    SchemaError, ValueError
+        If a targetid is a float, or a ranked object is not among the spectra.
     """
+    check_targetid(ranking["targetid"], "ranking")
     index = pd.Index(spectra["targetid"].values).get_indexer(ranking["targetid"])
     if (index < 0).any():
         unknown = ranking["targetid"].to_numpy()[index < 0]
@@ -316,6 +322,17 @@ def _check_grid(model, spectra):
             f"the rest grid has {n_wavelength} pixels, expected at least {max(BAND_WIDTHS)}, the widest band that is "
             "scored; take a finer rest_grid."
         )
+
+
+def _checked_reference(is_reference, n_objects):
+    """Return for every object whether p-values are drawn among it."""
+    chosen = np.ones(n_objects, bool) if is_reference is None else np.asarray(is_reference)
+    if chosen.dtype != bool or chosen.shape != (n_objects,):
+        raise ValueError(
+            f"is_reference is {chosen.dtype} of shape {chosen.shape}, expected True or False for each of "
+            f"{n_objects} objects."
+        )
+    return chosen
 
 
 def _carried(spectra):

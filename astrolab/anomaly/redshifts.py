@@ -10,7 +10,7 @@ from astrolab.anomaly.scores import as_members, block_columns, member_table, sco
 from astrolab.anomaly.shape import LINE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 from astrolab.models.files import model_to_bytes
-from astrolab.schema import OBJECT, WAVELENGTH, SchemaError, check_spectra, spectral_dim
+from astrolab.schema import OBJECT, WAVELENGTH, SchemaError, check_spectra, check_targetid, spectral_dim
 from astrolab.spectra import _normalize_block, _rebin_block, pixel_edges
 from astrolab.stores.passes import map_chunks
 
@@ -152,6 +152,7 @@ def _given(targetid, alternatives):
             f"the alternatives have columns {', '.join(map(str, alternatives))}, expected 'targetid' and 'redshift' or "
             "'redshift_2' …, as classify_spectra gives."
         )
+    check_targetid(alternatives["targetid"], "alternatives")
     row = pd.Index(targetid).get_indexer(alternatives["targetid"])
     return [
         pd.DataFrame({"row": row, "redshift": alternatives[name].to_numpy("float64"), "reason": f"{name} was given"})[

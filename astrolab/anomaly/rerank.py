@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from astrolab.anomaly.diff import OF_THE_SHORTLIST
-from astrolab.schema import OBJECT
+from astrolab.schema import OBJECT, check_targetid
 from astrolab.stores.catalog import LABELS
 
 # what a person's word counts as; an artefact is nothing that the science ranking should bring up
@@ -177,15 +177,12 @@ def _as_table(ranked):
 def _check_labels(labels, targetid):
     """Return one row a labelled object: targetid, label."""
     if isinstance(labels, Mapping):
-        labels = pd.DataFrame({"targetid": list(labels), "label": list(labels.values())}, dtype=object)
+        labels = pd.DataFrame({"targetid": list(labels), "label": pd.Series(list(labels.values()), dtype=object)})
     missing = [name for name in ("targetid", "label") if name not in labels]
     if missing:
         raise ValueError(f"the labels have no column {missing[0]!r}, expected targetid and label.")
     known = labels[["targetid", "label"]].reset_index(drop=True)
-    if known["targetid"].dtype.kind == "f":
-        raise ValueError(
-            "the targetid of the labels is a float, expected int64; above 2**53 a float cannot hold a DESI TARGETID."
-        )
+    check_targetid(known["targetid"], "labels")
     is_word = known["label"].isin(LABELS)
     if not is_word.all():
         words = ", ".join(repr(word) for word in known["label"][~is_word].unique()[:_N_NAMED])

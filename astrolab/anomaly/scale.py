@@ -144,6 +144,8 @@ def fit_scale(table, *, is_reference=None, seed=0):
     trend = _robust_fit(terms[is_quasar], score[is_quasar])
     score = score - terms @ trend
     chosen = np.ones(len(table), bool) if is_reference is None else np.asarray(is_reference, bool)
+    if not chosen.any():
+        raise ValueError("is_reference leaves no object that can be ranked, expected some to draw p-values among.")
     cells = fit_cells(score[chosen], _matched(table)[chosen])
     return Scale(ordinary, members, shared, trend_place, trend, cells, -np.sort(-score))
 
