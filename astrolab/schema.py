@@ -209,6 +209,8 @@ def _check_wavelength(spectra, dim):
     wavelength = spectra[dim].values
     if wavelength.dtype != np.float64:
         raise SchemaError(f"'{dim}' is {wavelength.dtype}, expected float64 in Angstrom.")
+    if len(wavelength) < 2:
+        raise SchemaError(f"'{dim}' has {len(wavelength)} pixels, expected at least 2: pixels have widths.")
     if not np.all(np.isfinite(wavelength)) or np.any(np.diff(wavelength) <= 0) or np.any(wavelength <= 0):
         raise SchemaError(
             f"'{dim}' is not finite, positive and strictly increasing; coadd the cameras onto one grid first, "

@@ -292,7 +292,8 @@ def _line_wavelengths(lines):
     known = {line.name: line.wavelength for line in spectral_lines()}
     unknown = [line for line in lines if isinstance(line, str) and line not in known]
     if unknown:
-        near = get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
+        spelled = {name.replace("α", "a").replace("β", "b").replace("γ", "g"): name for name in known}
+        near = spelled[get_close_matches(unknown[0], spelled, n=1, cutoff=0.0)[0]]
         raise ValueError(
             f"there is no line {unknown[0]!r} in the table of lines; did you mean {near!r}? A wavelength in Angstrom "
             "(rest, vacuum) will do too."

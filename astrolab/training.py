@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
+from astrolab.devices import choose_device
 from astrolab.ranks import run_ranks, say
 from astrolab.schema import OBJECT, SchemaError, check_spectra, spectral_dim
 from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
@@ -177,7 +178,7 @@ def _fit_as_rank(model, spectra, settings, limits, device, path):
 
 def _fit(model, spectra, team, settings, limits, device, path, told):
     """Train a model in place, and return its curve."""
-    device = _choose_device(device)
+    device = choose_device(device)
     seed, batch_size = settings["seed"], settings["batch_size"]
     sizes = _part_sizes(limits["n_train"])
     parts = {name: _load_part(spectra, name, n, seed, device) for name, n in sizes.items()}
@@ -367,14 +368,6 @@ def _load_part(spectra, name, n_objects, seed, device):
 
 def _part_sizes(n_train):
     return {"train": n_train, "valid": max(1, n_train // 8)}
-
-
-def _choose_device(device):
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is '{device}', but torch sees no GPU here; give device='cpu' or 'auto'.")
-    return torch.device(device)
 
 
 def _copy(model):

@@ -64,7 +64,13 @@ def test_lines_stay_lazy_and_an_object_without_redshift_unmasked(quasars, in_chu
 
 @pytest.mark.parametrize(
     ("lines", "width", "message"),
-    [("C VI", 3000, "did you mean 'O VI"), (-5.0, 3000, "positive rest wavelength"), ("C IV", -1, "not negative")],
+    [
+        ("C VI", 3000, "did you mean 'O VI"),
+        ("Lya", 3000, "mean 'Lyα'"),
+        ("Hbeta", 3000, "mean 'Hβ'"),
+        (-5.0, 3000, "positive rest wavelength"),
+        ("C IV", -1, "not negative"),
+    ],
 )
 def test_what_is_no_line_is_said(rest_quasars, lines, width, message):
     with pytest.raises(ValueError, match=message):

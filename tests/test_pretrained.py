@@ -38,6 +38,8 @@ def test_another_grid_starts_from_nothing_or_is_refused():
         al.start_vaes(grid, warm_start="always")
     with pytest.raises(ValueError, match="expected one of: auto, always, never"):
         al.start_vaes(grid, warm_start="yes")
+    with pytest.raises(ValueError, match="n_models is 0, expected at least 1"):
+        al.start_vaes(grid, n_models=0)
 
 
 def test_a_flipped_bit_in_the_weights_is_found(tmp_path):

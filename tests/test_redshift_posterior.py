@@ -51,6 +51,12 @@ def test_density_is_one_and_peaks_at_the_answer(known):
         np.testing.assert_allclose(parts, pdf["density"])
 
 
+def test_density_is_of_one_object(known):
+    table = al.scan_redshifts(known[0].isel(object=[0, 1]), n_best=1)
+    with pytest.raises(ValueError, match="the hypotheses are of 2 objects, expected one"):
+        al.redshift_pdf(table)
+
+
 def test_density_of_nothing_is_zero(known):
     table = al.scan_redshifts(known[0].isel(object=[0])).assign(chi2=np.nan)
     pdf = al.redshift_pdf(table, [0.0, 1.0])

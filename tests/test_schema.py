@@ -45,6 +45,7 @@ def test_any_kind_of_string_is_text(dtype):
         (lambda s: s.assign(flux=s.flux.astype("f8")), "expected float32"),
         (lambda s: s.drop_vars("wavelength"), "has no values"),
         (lambda s: s.assign_coords(wavelength=s.wavelength.astype("f4")), "expected float64"),
+        (lambda s: s.isel(wavelength=[0]), "has 1 pixels, expected at least 2"),
         (lambda s: s.isel(wavelength=[0, 2, 1]), "strictly increasing"),
         (lambda s: s.assign_coords(wavelength=s.wavelength - 4000), "positive"),
         (lambda s: s.assign_coords(wavelength=[1, 2, 3, 4, 5, np.nan]), "finite"),

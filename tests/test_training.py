@@ -116,3 +116,7 @@ def test_a_gpu_that_is_not_there_is_said(rest_quasars):
         pytest.skip("there is a GPU here")
     with pytest.raises(ValueError, match="torch sees no GPU here"):
         train(rest_quasars, device="cuda")
+    with pytest.raises(ValueError, match="device is 'tpu', expected one of: auto, cpu, cuda"):
+        train(rest_quasars, device="tpu")
+    with pytest.raises(ValueError, match="torch sees no GPU here"):
+        al.classify_spectra(al.simulate_survey(1, seed=0), device="cuda")

@@ -60,7 +60,8 @@ def start_vaes(wavelength_rest, *, n_models=1, n_latent=8, warm_start="auto", se
     Raises
     ------
     ValueError
-        If `warm_start` is none of these words, or the shipped model does not fit and was asked for.
+        If `n_models` is below 1, `warm_start` is none of these words, or the shipped model was asked for and does not
+        fit.
 
     Examples
     --------
@@ -68,6 +69,8 @@ def start_vaes(wavelength_rest, *, n_models=1, n_latent=8, warm_start="auto", se
     >>> len(models), is_warm
     (2, False)
     """
+    if n_models < 1:
+        raise ValueError(f"n_models is {n_models}, expected at least 1.")
     if warm_start not in ("auto", "always", "never"):
         raise ValueError(f"warm_start is '{warm_start}', expected one of: auto, always, never.")
     if warm_start != "never" and _fits(wavelength_rest, n_latent):

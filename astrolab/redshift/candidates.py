@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from astrolab.devices import choose_device
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.redshift.refine import CHI2, IS_MINIMUM, MEAN_MODEL, REDSHIFT, REDSHIFT_ERR, refine_minima
 from astrolab.redshift.scan import BATCH, best_minima, bin_spectra, scan_batch
@@ -33,8 +34,7 @@ def coarse_candidates(flux, weight, wavelength, templates, plans, device, seeds)
     """
     padded = [np.zeros((BATCH, flux.shape[1]), "float32") for _ in range(2)]
     padded[0][: len(flux)], padded[1][: len(flux)] = flux, weight
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    binned = [one.to(device) for one in bin_spectra(*padded, wavelength)]
+    binned = [one.to(choose_device(device)) for one in bin_spectra(*padded, wavelength)]
     redshift = np.full((len(templates), _N_MINIMA + 1, len(flux)), np.nan)
     gain = np.full(redshift.shape, -np.inf)
     with torch.inference_mode():

@@ -76,6 +76,11 @@ def redshift_pdf(hypotheses, redshift=None):
     pandas.DataFrame
         redshift; density, per unit redshift, over all; and density_QSO, density_GALAXY, density_STAR.
 
+    Raises
+    ------
+    ValueError
+        If there are rows of more than one object.
+
     Examples
     --------
     >>> import astrolab as al
@@ -83,6 +88,9 @@ def redshift_pdf(hypotheses, redshift=None):
     >>> bool(0.9 < np.trapezoid(pdf["density"], pdf["redshift"]) < 1.05)
     True
     """
+    n_objects = hypotheses["targetid"].nunique()
+    if n_objects > 1:
+        raise ValueError(f"the hypotheses are of {n_objects} objects, expected one: hypotheses[targetid == …].")
     own = hypotheses[np.isfinite(hypotheses["chi2"]) & np.isfinite(hypotheses["redshift_err"])]
     centre, score = own["redshift"].to_numpy(), own["score"].to_numpy()
     spectype = own["spectype"].to_numpy()
