@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, poisson
 
-from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
+from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence, rest_masks
 from astrolab.anomaly.shared import count_places, shared_excess
 from astrolab.simulation.sky import AIRGLOW
 
@@ -72,6 +72,70 @@ def test_masked_pixels_do_not_matter():
     noise = np.random.default_rng(0).normal(size=1500)
     noise[(OBSERVED < 3600) | (OBSERVED > 9800)] = 1e6
     assert evidence(np.zeros(1500), noise) == QUIET
+
+
+def slow_evidence(residual, weight, redshift):
+    """Return the first seven columns of one spectrum, pixel by pixel, as they are defined."""
+    is_near_line, is_absorbed = rest_masks(WAVELENGTH)
+    observed, n = WAVELENGTH * (1 + redshift), len(WAVELENGTH)
+    residual, weight = residual.astype("f8"), weight.astype("f8")
+    sigma, good = residual * np.sqrt(weight), weight > 0
+    ordinary = max(np.sqrt(np.minimum(sigma[good] ** 2, 25).mean()), 0.3)
+
+    height = np.zeros(n)
+    for k in range(2, n - 2):
+        if good[k - 2] and good[k] and good[k + 2] and not is_near_line[k]:
+            height[k] = sigma[k] - 2 * max(abs(sigma[k - 2]), abs(sigma[k + 2]))
+    spike = height.argmax()
+
+    edges = 0.5 * (observed[1:] + observed[:-1])
+    shining = np.zeros(n, bool)
+    shining[np.searchsorted(edges, [line for line, power in AIRGLOW if power > 50], side="right")] = True
+    here = good & (observed >= 5500)
+    here[[0, -1]] = False
+    power = np.minimum(sigma**2, 4)
+    sky = np.log((power[here & shining].mean() + 0.3) / (power[here & ~shining].mean() + 0.3))
+
+    def step(k, span=12):
+        means, errors2 = [], []
+        for side in (slice(k - span, k), slice(k, k + span)):
+            if good[side].sum() < 0.6 * span:
+                return 0
+            means.append((residual[side] * weight[side]).sum() / weight[side].sum())
+            errors2.append(1 / weight[side].sum())
+        return abs(means[1] - means[0]) / np.sqrt(sum(errors2))
+
+    steps = {0.0: 0.0}
+    for edge in (5780, 6030, 7570):
+        middle = np.searchsorted(observed, edge)
+        around = [k for k in range(middle - 24, middle + 24) if 12 <= k < n - 12]
+        at_edge = max(step(k) for k in around if abs(k - middle) <= 1)
+        steps[edge] = at_edge - max(step(k) for k in around if abs(k - middle) > 6)
+    step_at = max(steps, key=steps.get)
+
+    losses = {}
+    for width in (8, 16, 32, 64):
+        for k in range(n - width + 1):
+            inside = slice(k, k + width)
+            if good[inside].sum() > 0.6 * width and is_absorbed[inside].sum() <= int(0.1 * width):
+                total = (residual[inside] * weight[inside]).sum()
+                losses[observed[k + width // 2], width] = -total / np.sqrt(weight[inside].sum())
+    loss_at, _ = max(losses, key=losses.get)
+    heights = np.array([max(height[spike], 0), max(steps[step_at], 0), max(max(losses.values()), 0)])
+    spike_height, step_height, loss = np.log1p(heights / ordinary)
+    return [spike_height, sky, step_height, loss, observed[spike], step_at, loss_at]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_evidence_is_the_plain_truth(seed):
+    rng = np.random.default_rng(seed)
+    redshift = (1.5, 0.7, 1.5, 2.3)[seed]
+    observed = WAVELENGTH * (1 + redshift)
+    is_good = (observed > 3600) & (observed < 9800) & (rng.random(1500) < 0.97)
+    weight = np.where(is_good, rng.uniform(0.2, 2, 1500), 0).astype("f4")
+    residual = np.where(is_good, rng.normal(size=1500) + (observed > 5780) * (seed == 2), 0).astype("f4")
+    found = artefact_evidence(residual[None], weight[None], WAVELENGTH, np.array([redshift]))[0]
+    np.testing.assert_allclose(found[:7], slow_evidence(residual, weight, redshift), rtol=1e-5, atol=1e-5)
 
 
 def test_a_feature_that_other_redshifts_share_is_the_instruments():

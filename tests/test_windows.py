@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
+from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, POSITIVE, first_largest, running_sums, window_powers
 
 
 @pytest.mark.parametrize("width", [1, 4, 16, 64])
@@ -25,6 +25,7 @@ def test_the_most_significant_window_is_that_of_plain_numpy(width, seed):
     np.testing.assert_allclose(power, truth, rtol=1e-5, atol=1e-6)
     assert first_largest(power, EITHER_SIGN) == np.argmax(np.abs(power))
     assert first_largest(power, NEGATIVE) == np.argmin(power)
+    assert first_largest(power, POSITIVE) == np.argmax(power)
 
 
 def test_the_first_of_equal_ones_and_none_at_all():

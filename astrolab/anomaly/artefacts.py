@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from astrolab.anomaly.windows import NEGATIVE, first_largest, running_sums, window_powers
+from astrolab.anomaly.windows import NEGATIVE, POSITIVE, first_largest, running_sums, window_powers
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 from astrolab.simulation.sky import AIRGLOW
 
@@ -77,14 +77,18 @@ def artefact_evidence(residual, weight, wavelength, redshift):
     pixel = SPEED_OF_LIGHT * np.log(wavelength[1] / wavelength[0])  # km/s
     step_span = max(round(_STEP_SPAN / pixel), 3)
     loss_widths = np.maximum(np.round(np.array(_LOSS_WIDTHS) / pixel).astype(int), 3)
+    n_absorbed = np.concatenate([[0], np.cumsum(is_absorbed)])
+    is_open = np.zeros((len(loss_widths), len(wavelength)), bool)
+    for width, row in zip(loss_widths, is_open, strict=True):
+        row[: len(wavelength) - width + 1] = n_absorbed[width:] - n_absorbed[:-width] <= int(0.1 * width)
     _measure_rows(
         np.ascontiguousarray(residual, "float32"),
         np.ascontiguousarray(weight, "float32"),
         np.asarray(wavelength, "float64"),
         np.asarray(redshift, "float64"),
-        is_near_line,
-        np.concatenate([[0], np.cumsum(is_absorbed)]),
-        _BRIGHT_AIRGLOW,
+        ~is_near_line,
+        is_open,
+        np.log(_BRIGHT_AIRGLOW),
         step_span,
         loss_widths,
         columns,
@@ -128,88 +132,112 @@ def describe_artefacts(table):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _measure_rows(
-    residual, weight, wavelength, redshift, is_near_line, n_absorbed, airglow, step_span, loss_widths, columns
+    residual, weight, wavelength, redshift, is_away, is_open, log_airglow, step_span, loss_widths, columns
 ):
     n_object, n_wavelength = residual.shape
-    sigma = np.zeros(n_wavelength)
+    sigma, power = np.zeros(n_wavelength, np.float32), np.zeros(n_wavelength, np.float32)
     weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
+    edges = 0.5 * (wavelength[1:] + wavelength[:-1])
     for i in range(n_object):
         for k in range(n_wavelength):
             sigma[k] = residual[i, k] * np.sqrt(weight[i, k])
         running_sums(residual[i], weight[i], weighted, total, count)
         stretch = 1 + redshift[i]
         # where the whole spectrum is misfit, one more misfit is no evidence
-        power, n = 0.0, 0
-        for k in range(n_wavelength):
-            if weight[i, k] > 0:
-                power, n = power + min(sigma[k] * sigma[k], 25.0), n + 1
-        ordinary = max(np.sqrt(power / max(n, 1)), 0.3)
-        _spike(sigma, weight[i], is_near_line, wavelength, stretch, columns[i])
-        _sky(sigma, weight[i], wavelength, stretch, airglow, columns[i])
+        square, n = _capped_power(sigma, weight[i], np.float32(25))
+        ordinary = max(np.sqrt(square / max(n, 1)), 0.3)
+        _spike(sigma, weight[i], is_away, power, wavelength, stretch, columns[i])
+        _sky(sigma, weight[i], wavelength, edges, stretch, log_airglow, columns[i])
         _step(weighted, total, count, step_span, wavelength, stretch, columns[i])
-        _loss(weighted, total, count, n_absorbed, loss_widths, wavelength, stretch, columns[i])
+        _loss(weighted, total, count, is_open, loss_widths, power, wavelength, stretch, columns[i])
         for j in (0, 2, 3):
             columns[i, j] = np.log1p(np.expm1(columns[i, j]) / ordinary)
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+def _capped_power(sigma, weight, most):
+    """Return the sum of the squares, each of which counts as `most` at most, and the number of measured pixels."""
+    power, n = 0.0, np.int32(0)
+    for k in range(len(sigma)):
+        square = sigma[k] * sigma[k]
+        square = square if square < most else most
+        power += square if weight[k] > 0 else np.float32(0)
+        n = np.int32(n + (weight[k] > 0))
+    return power, n
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def _spike(sigma, weight, is_near_line, wavelength, stretch, row):
+def _spike(sigma, weight, is_away, height, wavelength, stretch, row):
     """Find the pixel that stands highest over twice the pixels two away from it."""
-    best, at = 0.0, 0
-    for k in range(2, len(sigma) - 2):
-        if weight[k] > 0 and weight[k - 2] > 0 and weight[k + 2] > 0 and not is_near_line[k]:
-            # what is wider than a pixel or two is no spike, however high
-            height = sigma[k] - 2 * max(np.abs(sigma[k - 2]), np.abs(sigma[k + 2]))
-            if height > best:
-                best, at = height, k
-    row[0], row[4] = np.log1p(best), wavelength[at] * stretch
+    n = len(sigma) - 4
+    for k in range(n):
+        # what is wider than a pixel or two is no spike, however high
+        left, right = np.abs(sigma[k]), np.abs(sigma[k + 4])
+        above = sigma[k + 2] - np.float32(2) * (left if left > right else right)
+        is_measured = (weight[k] > 0) & (weight[k + 2] > 0) & (weight[k + 4] > 0)
+        height[k] = above if is_measured & is_away[k + 2] else np.float32(0)
+    at = first_largest(height[:n], POSITIVE)
+    best = max(height[at], np.float32(0))
+    row[0], row[4] = np.log1p(best), wavelength[at + 2 if best > 0 else 0] * stretch
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _sky(sigma, weight, wavelength, stretch, airglow, row):
+def _sky(sigma, weight, wavelength, edges, stretch, log_airglow, row):
     """Compare residuals on bright airglow lines with those beside them."""
-    on, off, n_on, n_off, line = 0.0, 0.0, 0, 0, 0
-    for k in range(1, len(sigma) - 1):
-        observed = wavelength[k] * stretch
-        if observed < _FIRST_AIRGLOW or weight[k] <= 0:
-            continue
-        low, high = 0.5 * (wavelength[k - 1] * stretch + observed), 0.5 * (wavelength[k + 1] * stretch + observed)
-        while line < len(airglow) and airglow[line] < low:
-            line += 1
-        power = min(sigma[k] * sigma[k], _MUCH)
-        if line < len(airglow) and airglow[line] < high:
-            on, n_on = on + power, n_on + 1
-        else:
-            off, n_off = off + power, n_off + 1
+    # neither the first pixel nor the last: only one of their edges is known
+    first = max(np.searchsorted(wavelength, _FIRST_AIRGLOW / stretch), 1)
+    log_stretch, log_first = np.log(stretch), np.log(edges[0])
+    per_log = (len(edges) - 1) / (np.log(edges[-1]) - log_first)
+    on, n_on, last = 0.0, 0, 0
+    for log_line in log_airglow:
+        line = log_line - log_stretch
+        k = min(max(int((line - log_first) * per_log) + 1, 0), len(edges))  # right at once on a logarithmic grid
+        line = np.exp(line)
+        while k < len(edges) and edges[k] <= line:
+            k += 1
+        while k > 0 and edges[k - 1] > line:
+            k -= 1
+        if k >= first and k < len(edges) and k != last and weight[k] > 0:
+            on, n_on = on + min(sigma[k] * sigma[k], _MUCH), n_on + 1
+        last = k
+    off, n_off = _capped_power(sigma[first : len(edges)], weight[first : len(edges)], np.float32(_MUCH))
+    off, n_off = max(off - on, 0.0), n_off - n_on
     if n_on >= 5 and n_off >= 5:
         row[1] = np.log((on / n_on + 0.3) / (off / n_off + 0.3))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _contrast2(weighted, total, count, span, k):
-    """Return how far the mean residual redwards of pixel k differs from that bluewards of it, in sigma, squared."""
-    left, right = max(k - span, 0), min(k + span, len(count) - 1)
-    if count[k] - count[left] < 0.6 * span or count[right] - count[k] < 0.6 * span:
-        return 0.0
-    below, above = total[k] - total[left], total[right] - total[k]
-    difference = (weighted[right] - weighted[k]) * below - (weighted[k] - weighted[left]) * above
-    return difference * difference / (below * above * (below + above))
+def _contrasts(weighted, total, count, span, contrast):
+    """Fill how far the mean residual redwards of a pixel differs from that bluewards of it, in sigma, squared.
+
+    The first value is that of the pixel `span` from the beginning.
+    """
+    for k in range(len(contrast)):
+        left, middle, right = count[k], count[k + span], count[k + 2 * span]
+        is_measured = (middle - left >= 0.6 * span) & (right - middle >= 0.6 * span)
+        below, above = total[k + span] - total[k], total[k + 2 * span] - total[k + span]
+        difference = (weighted[k + 2 * span] - weighted[k + span]) * below - (weighted[k + span] - weighted[k]) * above
+        square = difference * difference / (below * above * (below + above))
+        contrast[k] = square if is_measured else 0.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _step(weighted, total, count, span, wavelength, stretch, row):
     """Measure by how much the step where cameras meet exceeds every step in its neighbourhood, in sigma."""
-    best, at = 0.0, 0.0
+    best, at, contrast = 0.0, 0.0, np.empty(4 * span)
     for edge in ARM_EDGES:
         middle = np.searchsorted(wavelength, edge / stretch)
         if middle < span or middle >= len(wavelength) - span:
             continue
+        low, high = max(middle - 2 * span, span), min(middle + 2 * span, len(wavelength) - span)
+        inside = slice(low - span, high + span)
+        _contrasts(weighted[inside], total[inside], count[inside], span, contrast[: high - low])
         here, beside = 0.0, 0.0
-        for k in range(max(middle - 2 * span, span), min(middle + 2 * span, len(wavelength) - span)):
+        for k in range(low, high):
             if abs(k - middle) <= 1:  # a pixel may straddle the edge
-                here = max(here, _contrast2(weighted, total, count, span, k))
+                here = max(here, contrast[k - low])
             elif abs(k - middle) > span // 2:
-                beside = max(beside, _contrast2(weighted, total, count, span, k))
+                beside = max(beside, contrast[k - low])
         excess = np.sqrt(here) - np.sqrt(beside)
         if excess > best:
             best, at = excess, edge
@@ -217,17 +245,15 @@ def _step(weighted, total, count, span, wavelength, stretch, row):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _loss(weighted, total, count, n_absorbed, widths, wavelength, stretch, row):
+def _loss(weighted, total, count, is_open, widths, power, wavelength, stretch, row):
     """Find the most significant missing flux where neither forest nor outflow can be the reason."""
-    best, found, span = 0.0, 0, 1
-    power = np.zeros(len(wavelength), "float32")
-    for width in widths:
-        windows = power[: len(wavelength) - width + 1]
-        window_powers(weighted, total, count, width, 0.6, windows)
-        low, high, n_most = n_absorbed[: len(windows)], n_absorbed[width:], int(0.1 * width)
+    best, found, span = np.float32(0), 0, 1
+    for j in range(len(widths)):
+        windows = power[: len(wavelength) - widths[j] + 1]
+        window_powers(weighted, total, count, widths[j], 0.6, windows)
         for k in range(len(windows)):
-            windows[k] = windows[k] if high[k] - low[k] <= n_most else np.float32(0)
+            windows[k] = windows[k] if is_open[j, k] else np.float32(0)
         at = first_largest(windows, NEGATIVE)
         if -windows[at] > best:
-            best, found, span = -windows[at], at, width
+            best, found, span = -windows[at], at, widths[j]
     row[3], row[6], row[7] = np.log1p(np.sqrt(best)), wavelength[found + span // 2] * stretch, span

@@ -5,6 +5,7 @@ from numba import njit
 
 EITHER_SIGN = (np.int32(0x7FFFFFFF), np.int32(0))
 NEGATIVE = (np.int32(-1), np.int32(-(2**31)))
+POSITIVE = (np.int32(-1), np.int32(0))
 
 
 @njit(nogil=True, cache=True)
@@ -63,7 +64,7 @@ def first_largest(values, kind):
     values : numpy.ndarray, shape (n,), float32
         Contiguous.
     kind : tuple
-        ``EITHER_SIGN``: the farthest from 0; ``NEGATIVE``: the farthest below 0.
+        ``EITHER_SIGN``: the farthest from 0; ``NEGATIVE`` and ``POSITIVE``: the farthest below 0, and above.
 
     Returns
     -------
