@@ -128,6 +128,24 @@ def test_an_ideal_ranker_from_outside_wins(sample):
         assert metrics.recall_at(one.truth[ranked] != "")[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.rename(columns={"score": "scores"}), "no pandas.DataFrame with the columns targetid and"),
+        (lambda table: table["score"].to_numpy(), "no pandas.DataFrame"),
+        (lambda table: table.astype({"targetid": float}), "targetid of the scores of 'own' is a float"),
+        (lambda table: pd.concat([table, table]), "'own' scored targetid .* more than once"),
+    ],
+    ids=["column", "array", "float", "twice"],
+)
+def test_a_ranker_that_gives_no_scores_is_refused(sample, change, message):
+    def own(spectra):
+        return change(pd.DataFrame({"targetid": spectra["targetid"].values, "score": 1.0}))
+
+    with pytest.raises(ValueError, match=message):
+        protocol.score_everything(sample, {"own": own}, (), n_replicate=0, n_seed=1, progress=False)
+
+
 def test_quick_run(monkeypatch, capsys):
     monkeypatch.delenv("ASTROLAB_REAL_DATA", raising=False)
     main(["--quick", "--json", "--only", "AstroLab", "random", "1/SNR", "template χ²"])

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from astrolab.schema import OBJECT, median_snr
 from benchmarks.ranking.families import ARTEFACT, ASTRO, make_hosts
-from benchmarks.ranking.rankers import PARTS, as_ranker, together
+from benchmarks.ranking.rankers import PARTS, as_ranker, check_scores, together
 
 PREVALENCE = 0.05
 CONTROL = 0.0  # the dose of hosts that are counted as injected and are not: what their choice alone gives
@@ -232,7 +232,7 @@ def _score_list(name, spectra, truth, group, fold, rankers):
     columns = {key: spectra[key].values for key in ("redshift", "snr")}
     result = RankedList(name, truth.astype(str), group, targetid, fold=np.full(len(group), fold), **columns)
     for ranker_name, ranker in rankers.items():
-        table = ranker.score(spectra).drop_duplicates("targetid").set_index("targetid").reindex(targetid)
+        table = check_scores(ranker.score(spectra), ranker_name).set_index("targetid").reindex(targetid)
         result.score[ranker_name] = table["score"].to_numpy(float)
         if "p_value" in table:
             result.p_value[ranker_name] = table["p_value"].to_numpy(float)

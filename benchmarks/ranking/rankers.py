@@ -24,7 +24,7 @@ from torch import nn
 
 from astrolab.anomaly.ranking import score_anomalies
 from astrolab.models.pretrained import start_vaes
-from astrolab.schema import OBJECT, median_snr
+from astrolab.schema import OBJECT, check_targetid, median_snr
 from astrolab.spectra import normalize_flux, rest_grid, to_restframe
 from astrolab.training import fit
 
@@ -253,6 +253,17 @@ def as_ranker(plugin, seed):
     return plugin(seed=seed) if is_class else _Function(plugin)
 
 
+def check_scores(table, name):
+    """Return what a ranker gave, if it is a table of scores: a mistake must not pass for a bad ranking."""
+    if not isinstance(table, pd.DataFrame) or not {"targetid", "score"} <= set(table):
+        raise ValueError(f"the ranker '{name}' gave no pandas.DataFrame with the columns targetid and score.")
+    check_targetid(table["targetid"], f"scores of '{name}'")
+    if table["targetid"].duplicated().any():
+        twice = table["targetid"][table["targetid"].duplicated()].iloc[0]
+        raise ValueError(f"the ranker '{name}' scored targetid {twice} more than once, expected one row an object.")
+    return table
+
+
 def together(first, second):
     """Return the rows of both Datasets in one; columns that only one has are left out."""
     columns = [name for name in first.coords if name in second.coords and first[name].dims == (OBJECT,)]
@@ -284,8 +295,7 @@ class _Function:
         self.training = spectra
 
     def score(self, spectra):
-        table = self.rank(together(self.training, spectra))
-        return table[table["targetid"].isin(spectra["targetid"].values)]
+        return self.rank(together(self.training, spectra))
 
 
 class _PlainNet(nn.Module):
