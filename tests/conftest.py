@@ -1,7 +1,13 @@
 """Fixtures that every test may use."""
 
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -124,3 +130,110 @@ def ranking(scored):
 def scale(scored):
     """The scale alone."""
     return scored.scale
+
+
+# --- the vetting page in a browser
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """A run folder of 12 objects of 50 pixels, for a page that is there but not looked at."""
+    import json
+
+    import numpy as np
+    import xarray as xr
+
+    from astrolab.plots import ranking_table
+    from astrolab.stores.spectra import save_spectra
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    rng, n, of = np.random.default_rng(0), 12, "object"
+    flux, pixels = rng.normal(size=(n, 50)).astype("f4"), (of, "wavelength_rest")
+    columns = dict.fromkeys(("ra", "dec", "redshift", "redshift_err"), np.ones(n))
+    columns |= {"targetid": 2**53 + 1 + 2 * np.arange(n), "redshift_warning": np.zeros(n, "i8")}
+    columns |= {"snr": np.ones(n, "f4"), "anomaly_score": np.linspace(2, 1, n).astype("f4")}
+    columns |= {"anomaly_rank": np.arange(1, n + 1, dtype="i4")}
+    columns |= {k: np.full(n, v, object) for k, v in (("survey", "main"), ("reasons", "odd"), ("spectype", "QSO"))}
+    ranked = xr.Dataset(
+        {"flux": (pixels, flux), "ivar": (pixels, np.ones_like(flux)), "flux_model": (pixels, flux)}
+        | {"latent": ((of, "latent_dim"), rng.normal(size=(n, 4)).astype("f4"))},
+        coords={"wavelength_rest": np.linspace(1300, 2800, 50)} | {k: (of, v) for k, v in columns.items()},
+    )
+    save_spectra(ranked, folder / "top.zarr", keep_order=True)
+    ranking_table(ranked).drop(columns="name").to_parquet(folder / "ranking.parquet")
+    record = {"template": "rank_anomalies", "started": "2026-01-01T00:00:00+00:00", "status": "succeeded"}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def serve_vetting():
+    """Return a context manager that runs ``astrolab vet``; with names of people, it asks for "secret of NAME"."""
+    return _serve_vetting
+
+
+@contextmanager
+def _serve_vetting(run_dir, folder, *options, people=None, **environment):
+    """Yield the address of the vetting page and the process; ``folder / "server.log"`` holds what it says."""
+    from astrolab.vetting.passwords import add_user
+
+    for name, role in (people or {}).items():
+        add_user(folder / "users.json", name, role, f"secret of {name}")
+    options += ("--auth", "basic", "--users", str(folder / "users.json")) if people else ()
+    command = [sys.executable, "-c", "from astrolab.cli import main; main()", "vet", str(run_dir), *options]
+    log_path = folder / "server.log"
+    with log_path.open("w") as log:
+        environment = os.environ | {"ASTROLAB_HOME": str(folder)} | environment
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := re.search(r"vetting page: (\S+)", log_path.read_text())):
+            assert process.poll() is None, log_path.read_text()
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.2)
+        yield found.group(1), process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+    assert "Traceback" not in log_path.read_text(), log_path.read_text()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real headless Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    quiet = ["--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Return a function that opens a page, logs in if asked, and notes all that goes wrong on it in a list."""
+
+    def visit(address, problems, name=None, **options):
+        view = browser.new_context(**{"viewport": {"width": 1366, "height": 768}} | options).new_page()
+        view.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        view.on("pageerror", lambda e: problems.append(str(e)))
+        is_own = re.compile(r"(http|ws)://127\.0\.0\.1:\d+/|data:|blob:").match
+        view.on("request", lambda r: None if is_own(r.url) else problems.append(f"asked {r.url}"))
+        view.on("response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        view.goto(address)
+        if name:
+            view.get_by_label("Name").fill(name)
+            view.get_by_label("Password").fill(f"secret of {name}")
+            view.get_by_role("button", name="Log in").click()
+        return view
+
+    opened = []
+    yield lambda *arguments, **options: opened.append(visit(*arguments, **options)) or opened[-1]
+    for view in opened:
+        view.context.close()

@@ -1,12 +1,7 @@
 """The explorer in a real Chromium: what is drawn on it selects, what it counts is what plain numpy counts."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -16,7 +11,6 @@ import xarray as xr
 from astrolab.plots import ranking_table
 from astrolab.plots.rankings import latent_positions
 from astrolab.stores.spectra import save_spectra
-from astrolab.vetting.passwords import add_user
 
 pytestmark = pytest.mark.browser
 
@@ -73,61 +67,15 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(run_dir, tmp_path_factory):
+def address(run_dir, tmp_path_factory, serve_vetting):
     """The explorer of the real server, in a process of its own, with a login."""
-    folder = tmp_path_factory.mktemp("server")
-    for name, role in {"vera": "vetter", "bob": "viewer"}.items():
-        add_user(folder / "users.json", name, role, f"secret of {name}")
-    code = (
-        "import sys; from astrolab.dashboards.serve import serve_run; "
-        "serve_run(sys.argv[1], auth='basic', users_path=sys.argv[2])"
-    )
-    log_path = folder / "server.log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(run_dir), str(folder / "users.json")],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"ASTROLAB_HOME": str(folder)},
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while not (found := re.search(r"explorer: +(http://127\.0\.0\.1:\d+/explore)", log_path.read_text())):
-            assert process.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.2)
-        yield found.group(1)
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-    assert "Traceback" not in log_path.read_text(), log_path.read_text()
+    with serve_vetting(
+        run_dir, tmp_path_factory.mktemp("server"), people={"vera": "vetter", "bob": "viewer"}
+    ) as served:
+        yield served[0] + "explore"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A real headless Chromium."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *quiet])
-        yield browser
-        browser.close()
-
-
-def log_in(browser, address, name, problems, **options):
-    """Log in, and note every console error, page error and request to elsewhere."""
-    view = browser.new_context(**({"viewport": {"width": 1366, "height": 768}} | options)).new_page()
-    view.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    view.on("pageerror", lambda e: problems.append(str(e)))
-    is_own = re.compile(r"(http|ws)://127\.0\.0\.1:\d+/|data:|blob:").match
-    view.on("request", lambda r: None if is_own(r.url) else problems.append(f"asked {r.url}"))
-    view.goto(address)
-    view.get_by_label("Name").fill(name)
-    view.get_by_label("Password").fill(f"secret of {name}")
-    view.get_by_role("button", name="Log in").click()
+def opened(view):
     view.get_by_role("status").wait_for(timeout=60_000)
     view.wait_for_function("() => window.Bokeh?.documents.length && Bokeh.documents.every((one) => one.is_idle)")
     return view
@@ -149,9 +97,9 @@ def says(view, text):
 
 
 @pytest.mark.timeout(240)
-def test_what_is_drawn_on_one_figure_is_counted_on_all(address, browser, run_dir, tmp_path):
+def test_what_is_drawn_on_one_figure_is_counted_on_all(address, visit, run_dir, tmp_path):
     problems, table = [], pd.read_parquet(run_dir / "ranking.parquet")
-    view = log_in(browser, address, "vera", problems)
+    view = opened(visit(address, problems, "vera"))
     says(view, "3,000 objects, all selected")
     size = view.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert size == [1366, 768]
@@ -225,9 +173,10 @@ def test_what_is_drawn_on_one_figure_is_counted_on_all(address, browser, run_dir
 
 
 @pytest.mark.timeout(240)
-def test_a_viewer_may_look_by_keyboard_in_the_dark_at_twice_the_size(address, browser):
+def test_a_viewer_may_look_by_keyboard_in_the_dark_at_twice_the_size(address, visit):
     problems = []
-    view = log_in(browser, address, "bob", problems, viewport={"width": 683, "height": 384}, color_scheme="dark")
+    options = {"viewport": {"width": 683, "height": 384}, "color_scheme": "dark"}
+    view = opened(visit(address, problems, "bob", **options))
     view.get_by_text("viewer: bob").wait_for()
     assert view.evaluate("document.documentElement.scrollWidth") <= 683
     background = view.evaluate("getComputedStyle(document.body).backgroundColor")

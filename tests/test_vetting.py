@@ -1,13 +1,10 @@
 """The vetting page: what a person says is stored at the click, found again, and shown for what it is."""
 
 import json
-import os
 import re
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -37,7 +34,6 @@ from astrolab.stores.catalog import open_catalog
 from astrolab.stores.spectra import save_spectra
 from astrolab.vetting.campaigns import open_campaign
 from astrolab.vetting.exchange import read_verdicts
-from astrolab.vetting.passwords import add_user
 from astrolab.vetting.run_folder import ranking_columns
 
 # Bokeh calls pandas in a way that pandas is about to give up
@@ -610,65 +606,12 @@ PEOPLE = {"vera": "vetter", "edwin": "vetter", "bob": "viewer"}
 
 
 @pytest.fixture(scope="module")
-def server(run_dir, tmp_path_factory):
+def server(run_dir, tmp_path_factory, serve_vetting):
     """The real server in a process of its own, with a login; gives its address, process and catalog."""
     folder = tmp_path_factory.mktemp("server")
-    for name, role in PEOPLE.items():
-        add_user(folder / "users.json", name, role, f"secret of {name}")
-    code = (
-        "import sys; from astrolab.dashboards.serve import serve_run; "
-        "serve_run(sys.argv[1], auth='basic', users_path=sys.argv[2])"
-    )
-    log_path = folder / "server.log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(run_dir), str(folder / "users.json")],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"ASTROLAB_HOME": str(folder)},
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log_path.read_text())):
-            assert process.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.2)
-        with open_catalog(f"sqlite:///{folder / 'catalog.db'}") as stored:
-            yield found.group(), process, stored
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-    assert "Traceback" not in log_path.read_text(), log_path.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real headless Chromium."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    quiet = ["--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
-        )
-        yield browser
-        browser.close()
-
-
-def log_in(browser, address, name, problems, path="", **options):
-    """Log in, and note every console error, page error and request to elsewhere."""
-    view = browser.new_context(**{"viewport": {"width": 1366, "height": 768}} | options).new_page()
-    view.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    view.on("pageerror", lambda e: problems.append(str(e)))
-    is_own = re.compile(r"(http|ws)://127\.0\.0\.1:\d+/|data:|blob:").match
-    view.on("request", lambda r: None if is_own(r.url) else problems.append(f"asked {r.url}"))
-    view.goto(address + path)
-    view.get_by_label("Name").fill(name)
-    view.get_by_label("Password").fill(f"secret of {name}")
-    view.get_by_role("button", name="Log in").click()
-    return shown(view)
+    url = f"sqlite:///{folder / 'catalog.db'}"
+    with serve_vetting(run_dir, folder, people=PEOPLE) as served, open_catalog(url) as stored:
+        yield *served, stored
 
 
 def shown(view):
@@ -696,10 +639,10 @@ def answer_to_foreign_page(address):
 
 @pytest.mark.browser
 @pytest.mark.timeout(240)
-def test_a_person_vets_by_keyboard_alone(server, browser):
+def test_a_person_vets_by_keyboard_alone(server, visit):
     address, _, catalog = server
     problems = []
-    view = log_in(browser, address, "vera", problems)
+    view = shown(visit(address, problems, "vera"))
     view.get_by_role("note").get_by_role("button", name="Got it").click()
     press = view.keyboard.press
     for number in range(20):
@@ -759,11 +702,11 @@ def test_a_person_vets_by_keyboard_alone(server, browser):
 
 @pytest.mark.browser
 @pytest.mark.timeout(240)
-def test_a_choice_an_export_and_a_page_enlarged_to_200_percent(server, browser, tmp_path):
+def test_a_choice_an_export_and_a_page_enlarged_to_200_percent(server, visit, tmp_path):
     address, _, catalog = server
     problems = []
     options = {"viewport": {"width": 683, "height": 384}, "device_scale_factor": 2}
-    view = log_in(browser, address, "vera", problems, **options)
+    view = shown(visit(address, problems, "vera", **options))
     view.get_by_role("note").get_by_role("button", name="Got it").click()
     assert view.evaluate("document.documentElement.scrollWidth") == 683  # all of it by scrolling down alone
     view.get_by_role("button", name="Artefact (x)").scroll_into_view_if_needed()
@@ -791,12 +734,12 @@ def test_a_choice_an_export_and_a_page_enlarged_to_200_percent(server, browser, 
 
 @pytest.mark.browser
 @pytest.mark.timeout(240)
-def test_people_are_blind_until_they_vote_and_locked_when_the_server_is_gone(server, browser, ranked, tmp_path):
+def test_people_are_blind_until_they_vote_and_locked_when_the_server_is_gone(server, visit, ranked, tmp_path):
     address, process, catalog = server
     problems = []
     names = [str(i) for i in ranked["targetid"].values]
     path = f"?targetid={names[1]}"  # its reasons are a script: shown, not run
-    edwin = log_in(browser, address, "edwin", problems, path, color_scheme="dark")
+    edwin = shown(visit(address + path, problems, "edwin", color_scheme="dark"))
     edwin.get_by_role("button", name="Got it").click()
     edwin.goto(address + path)
     shown(edwin)
@@ -817,7 +760,7 @@ def test_people_are_blind_until_they_vote_and_locked_when_the_server_is_gone(ser
     size = edwin.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert size == [1366, 768]  # nothing is cut off
 
-    bob = log_in(browser, address, "bob", problems)
+    bob = shown(visit(address, problems, "bob"))
     bob.get_by_text("you may look, not vote").wait_for()
     bob.keyboard.press("4")  # as a forged message would
     bob.get_by_text("'bob' is a viewer and may not store verdicts").wait_for()

@@ -3,54 +3,20 @@
 import http.client
 import http.cookiejar
 import json
-import os
 import re
 import socket
 import stat
-import subprocess
-import sys
-import time
 import urllib.parse
 import urllib.request
 
-import numpy as np
 import pytest
-import xarray as xr
 from bokeh.util.token import generate_jwt_token, generate_session_id
 
 from astrolab.dashboards.serve import serve_runs
-from astrolab.plots import ranking_table
-from astrolab.stores.spectra import save_spectra
 from astrolab.vetting.passwords import PasswordFile, add_user
 
 # Bokeh calls pandas in a way that pandas is about to give up
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index")
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    folder.mkdir()
-    rng, n, of = np.random.default_rng(0), 12, "object"
-    flux = rng.normal(size=(n, 50)).astype("f4")
-    pixels = (of, "wavelength_rest")
-    columns = dict.fromkeys(("ra", "dec", "redshift", "redshift_err", "snr", "score_chi2", "score_latent"), np.ones(n))
-    columns |= {"targetid": 2**53 + 1 + 2 * np.arange(n), "redshift_warning": np.zeros(n, "i8")}
-    columns |= {"anomaly_score": np.linspace(2, 1, n), "anomaly_rank": np.arange(1, n + 1, dtype="i4")}
-    columns |= {name: np.full(n, text, object) for name, text in (("survey", "main"), ("reasons", "odd"))}
-    columns["snr"] = np.ones(n, "f4")
-    columns["anomaly_score"] = columns["anomaly_score"].astype("f4")
-    columns["spectype"] = np.full(n, "QSO", object)
-    ranked = xr.Dataset(
-        {"flux": (pixels, flux), "ivar": (pixels, np.ones_like(flux)), "flux_model": (pixels, flux)}
-        | {"latent": ((of, "latent_dim"), rng.normal(size=(n, 4)).astype("f4"))},
-        coords={"wavelength_rest": np.linspace(1300, 2800, 50)} | {k: (of, v) for k, v in columns.items()},
-    )
-    save_spectra(ranked, folder / "top.zarr", keep_order=True)
-    ranking_table(ranked).drop(columns="name").to_parquet(folder / "ranking.parquet")
-    record = {"template": "rank_anomalies", "started": "2026-01-01T00:00:00+00:00", "status": "succeeded"}
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
 
 
 def test_passwords_are_hashed_and_private(tmp_path):
@@ -92,47 +58,27 @@ def test_files_and_names_that_cannot_be_say_so(tmp_path):
     assert not (tmp_path / "new.json").exists()
 
 
-def test_a_login_that_is_not_configured_says_so(run_dir, tmp_path, monkeypatch):
+def test_a_login_that_is_not_configured_says_so(small_run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="expected --auth basic --users FILE"):
-        serve_runs([run_dir], auth="basic")
+        serve_runs([small_run], auth="basic")
     with pytest.raises(ValueError, match="--auth none was given a password file"):
-        serve_runs([run_dir], users_path=tmp_path / "users.json")
+        serve_runs([small_run], users_path=tmp_path / "users.json")
     for name in ("PROVIDER", "KEY", "SECRET"):
         monkeypatch.delenv(f"PANEL_OAUTH_{name}", raising=False)
     with pytest.raises(ValueError, match=r"needs PANEL_OAUTH_PROVIDER, .* in the environment, expected Panel's"):
-        serve_runs([run_dir], auth="oauth")
+        serve_runs([small_run], auth="oauth")
     monkeypatch.setenv("BOKEH_ALLOW_WS_ORIGIN", "*")
     add_user(tmp_path / "users.json", "vera", "vetter", "secret")
     with pytest.raises(ValueError, match="lets every web page in"):
-        serve_runs([run_dir], auth="basic", users_path=tmp_path / "users.json")
-
-
-def start(run_dir, folder, *options, **environment):
-    """Start the command in a process of its own; return it and its address once it answers."""
-    command = [sys.executable, "-c", "from astrolab.cli import main; main()", "vet", str(run_dir), *options]
-    log_path = folder / "server.log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
-    deadline = time.monotonic() + 120
-    while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log_path.read_text())):
-        assert process.poll() is None, log_path.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return process, found.group()
+        serve_runs([small_run], auth="basic", users_path=tmp_path / "users.json")
 
 
 @pytest.fixture(scope="module")
-def server(run_dir, tmp_path_factory):
+def server(small_run, tmp_path_factory, serve_vetting):
     folder = tmp_path_factory.mktemp("server")
-    for name, role in (("vera", "vetter"), ("edwin", "vetter"), ("gone", "vetter")):
-        add_user(folder / "users.json", name, role, f"secret of {name}")
-    home = {"ASTROLAB_HOME": str(folder / "home")}
-    process, address = start(run_dir, folder, "--auth", "basic", "--users", str(folder / "users.json"), **home)
-    try:
+    people = dict.fromkeys(("vera", "edwin", "gone"), "vetter")
+    with serve_vetting(small_run, folder, people=people) as (address, _):
         yield address, folder / "users.json"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 def visitor():
@@ -217,7 +163,21 @@ def test_page_and_socket_want_a_login(server):
     assert "Password" in urllib.request.urlopen(request, timeout=60).read().decode()
 
 
-def test_oauth_sends_people_to_their_provider(run_dir, tmp_path):
+def test_a_login_leads_to_no_other_server(server):
+    address, _ = server
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=60)
+    for asked in ("./explore?a=1", "//evil.example", "https://evil.example", "./\\evil.example", "/", ""):
+        form = urllib.parse.urlencode({"username": "vera", "password": "secret of vera", "next": asked})
+        connection.request("POST", "/login", form, {"Content-Type": "application/x-www-form-urlencoded"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.headers["Location"] == (asked if asked.startswith("./e") else "./")
+    connection.request("GET", '/login?next="><script>')
+    assert "<script>" not in connection.getresponse().read().decode()
+    connection.close()
+
+
+def test_oauth_sends_people_to_their_provider(small_run, tmp_path, serve_vetting):
     urls = {name: f"http://127.0.0.1:9/{name}" for name in ("AUTHORIZE_URL", "TOKEN_URL", "USER_URL")}
     environment = {
         "PANEL_OAUTH_PROVIDER": "generic",
@@ -227,8 +187,7 @@ def test_oauth_sends_people_to_their_provider(run_dir, tmp_path):
         "PANEL_OAUTH_OPTIONAL": "1",  # no guests, whatever this says
         "PANEL_OAUTH_EXTRA_PARAMS": repr(urls | {"USER_KEY": "name"}),
     }
-    process, address = start(run_dir, tmp_path, "--auth", "oauth", **environment)
-    try:
+    with serve_vetting(small_run, tmp_path, "--auth", "oauth", **environment) as (address, _):
         connection = http.client.HTTPConnection(address.split("/")[2], timeout=60)
         for path, leads_to in (("/", "login"), ("/login", urls["AUTHORIZE_URL"])):
             connection.request("GET", path)
@@ -238,6 +197,3 @@ def test_oauth_sends_people_to_their_provider(run_dir, tmp_path):
             assert leads_to in answer.headers["Location"]
         connection.close()
         assert b" 403 " in knock(address, "nonsense").split(b"\r\n")[0]
-    finally:
-        process.terminate()
-        process.wait(timeout=20)

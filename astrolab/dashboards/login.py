@@ -6,7 +6,9 @@ that somebody stole opens nothing for another person.
 
 import asyncio
 import os
+import re
 from pathlib import Path
+from urllib.parse import urlencode
 
 from bokeh.util.token import get_token_payload
 from panel.auth import BasicAuthProvider, OAuthProvider
@@ -17,6 +19,7 @@ from tornado.websocket import WebSocketHandler
 from astrolab.vetting.passwords import PasswordFile
 
 _TEMPLATE = Path(__file__).parent / "login.html"
+_BESIDE = re.compile(r"\./[\w./-]*(\?\S*)?", re.ASCII)  # a page beside the login page, and no other server's
 _NEEDED = ("PANEL_OAUTH_PROVIDER", "PANEL_OAUTH_KEY", "PANEL_OAUTH_SECRET", "PANEL_COOKIE_SECRET")
 
 
@@ -94,7 +97,10 @@ class _Bound:
 
 
 class PasswordLogin(_Bound, BasicAuthProvider):
-    """Panel's login page, asking a password file.
+    """A login page that asks a password file.
+
+    All addresses are relative, and cookies are of the folder that the browser sees: a proxy may take a path off, and
+    two servers behind one do not know of each other.
 
     Parameters
     ----------
@@ -109,19 +115,28 @@ class PasswordLogin(_Bound, BasicAuthProvider):
     @property
     def login_handler(self):
         """Return the handler of the login page."""
-        users, provider = self._users, super().login_handler
+        users, template, provider = self._users, self._login_template, super().login_handler
 
         class Handler(provider):
+            def get(self):
+                asked = {name: self.get_argument(name, "") for name in ("next", "error")}
+                self.write(template.render(next=asked["next"], errormessage=asked["error"]))
+
             async def post(self):
-                name, password = (self.get_argument(field, "") for field in ("username", "password"))
+                name, password, asked = (self.get_argument(field, "") for field in ("username", "password", "next"))
                 # hashing takes its time on purpose: not the time of those who are vetting
-                is_right = await asyncio.to_thread(users.is_password, name, password)
-                self._validate = lambda *_: is_right
-                super().post()
+                if not await asyncio.to_thread(users.is_password, name, password):
+                    self.redirect("login?" + urlencode({"error": 1, "next": asked}))
+                    return
+                is_secure = self.request.protocol == "https"
+                days = config.oauth_expiry
+                self.set_signed_cookie("user", name, days, path=None, httponly=True, samesite="Lax", secure=is_secure)
+                self.redirect(asked if _BESIDE.fullmatch(asked) else "./")
 
         return Handler
 
     async def _logged_in(self, handler):
+        handler.get_login_url = lambda: _login_address(handler)
         user = BasicAuthProvider.get_user.fget(self)(handler)
         return user if user and self.role_of(user) else None  # one who was removed is out at once
 
@@ -131,6 +146,15 @@ class OAuthLogin(_Bound, OAuthProvider):
 
     async def _logged_in(self, handler):
         return await OAuthProvider.get_user_async.fget(self)(handler)
+
+
+def _login_address(handler):
+    """Return the login page's address as seen from a page, and with it how to come back."""
+    prefix = handler.application.prefix
+    here = handler.request.path.removeprefix(prefix)
+    folder = "../" * (here.count("/") - 1) if here else prefix.rpartition("/")[2] + "/"
+    query = handler.request.query and "?" + handler.request.query
+    return f"{folder}login?" + urlencode({"next": "./" + here.lstrip("/") + query})
 
 
 def _user_of_token(handler):
