@@ -55,6 +55,7 @@ def class_weights(flux, ivar):
     return weight
 
 
+@njit(nogil=True, cache=True)
 def mean_chi2(chi2, n_good):
     """Return ln of χ² a pixel, finite for a perfect fit."""
     return np.log(np.maximum(chi2, 0) / n_good + _LEFT)
@@ -109,7 +110,7 @@ def class_score(log_chi2_model, log_chi2_class):
 
 
 class _Basis(NamedTuple):
-    """Vectors of some classes (n_class, n_vector, n) and their products in pairs (n, n_class * n_vector²), float32."""
+    """Vectors of some classes (n_class, n_vector, n) and the products of each pair (n, n_class * n_pair), float32."""
 
     vectors: np.ndarray
     pairs: np.ndarray
@@ -141,8 +142,9 @@ def _templates(limits, n_wavelength):
 
 
 def _basis(vectors):
-    pairs = np.einsum("cap,cbp->pcab", vectors, vectors).reshape(vectors.shape[2], -1)
-    return _Basis(vectors.astype("float32"), pairs.astype("float32"))
+    one, other = np.triu_indices(vectors.shape[1])
+    pairs = (vectors[:, one] * vectors[:, other]).reshape(-1, vectors.shape[2])
+    return _Basis(vectors.astype("float32"), np.ascontiguousarray(pairs.T, "float32"))
 
 
 def _resampled(templates, log_first, log_step, log):
@@ -170,7 +172,7 @@ def _star_chi2(templates, flux, weight, n_good, redshift):
     flux, weight = (_slid(part, shift, n_star) for part in (flux, weight))
     weighted, total, n_inside = _weighted(flux, weight)
     explained, amplitude = _explained(templates.stars, weight, weighted)
-    is_star = (amplitude[:, :, 0] > 0) & (n_inside > _REACH * n_good)
+    is_star = (amplitude > 0) & (n_inside > _REACH * n_good)
     # beyond the star's template a pixel is taken to fit as well as noise lets it
     return np.where(is_star, total - explained + n_good - n_inside, np.inf)
 
@@ -191,20 +193,70 @@ def _weighted(flux, weight):
     """Return w f, and of each row Σ w f² and the number of its good pixels."""
     weighted, total, n_good = np.empty_like(flux), np.zeros((len(flux), 1)), np.zeros((len(flux), 1))
     for i in range(len(flux)):
-        for k in range(flux.shape[1]):
-            weighted[i, k] = weight[i, k] * flux[i, k]
-            total[i, 0] += weighted[i, k] * flux[i, k]
-            n_good[i, 0] += weight[i, k] > 0
+        total[i, 0], n_good[i, 0] = _weigh(flux[i], weight[i], weighted[i])
     return weighted, total, n_good
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+def _weigh(flux, weight, weighted):
+    """Fill w f; the sums may be taken in any order, and so of many pixels at a time."""
+    total, n_good = 0.0, np.int32(0)
+    for k in range(len(flux)):
+        value = flux[k] if weight[k] > 0 else np.float32(0)
+        weighted[k] = weight[k] * value
+        total += weighted[k] * value
+        n_good = np.int32(n_good + (weight[k] > 0))
+    return total, n_good
+
+
 def _explained(basis, weight, weighted):
-    """Return what the best amplitudes of each class take off Σ w f², and those amplitudes."""
+    """Return what the best amplitudes of each class take off Σ w f², and the amplitude of its first vector."""
     n_class, n_vector, n = basis.vectors.shape
-    normal = (weight @ basis.pairs).reshape(-1, n_class, n_vector, n_vector).astype("float64")
-    right = (weighted @ basis.vectors.reshape(-1, n).T).reshape(-1, n_class, n_vector).astype("float64")
-    trace = np.trace(normal, axis1=2, axis2=3)[..., None, None] / n_vector
-    amplitude = np.linalg.solve(normal + np.eye(n_vector) * (1e-6 * trace + 1e-9), right[..., None])
-    fitted = (normal @ amplitude)[..., 0]
-    amplitude = amplitude[..., 0]
-    return (amplitude * (2 * right - fitted)).sum(axis=2), amplitude
+    explained, amplitude = np.empty((len(weight), n_class)), np.empty((len(weight), n_class))
+    _fit(weight @ basis.pairs, weighted @ basis.vectors.reshape(-1, n).T, n_vector, explained, amplitude)
+    return explained, amplitude
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _fit(normal, right, n_vector, explained, amplitude):
+    """Solve the normal equations of each spectrum and class, a little stiffened, by Cholesky's square root."""
+    n_pair, root, solution = n_vector * (n_vector + 1) // 2, np.empty((n_vector, n_vector)), np.empty(n_vector)
+    for i in range(explained.shape[0]):
+        for j in range(explained.shape[1]):
+            of_class, sums = normal[i, j * n_pair :], right[i, j * n_vector :]
+            stiffness = _take_root(of_class, n_vector, root)
+            for a in range(n_vector):
+                solution[a] = sums[a]
+                for b in range(a):
+                    solution[a] -= root[a, b] * solution[b]
+                solution[a] /= root[a, a]
+            for a in range(n_vector - 1, -1, -1):
+                for b in range(a + 1, n_vector):
+                    solution[a] -= root[b, a] * solution[b]
+                solution[a] /= root[a, a]
+            explained[i, j], amplitude[i, j] = 0, solution[0]
+            for a in range(n_vector):
+                explained[i, j] += solution[a] * (sums[a] + stiffness * solution[a])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _take_root(pairs, n_vector, root):
+    """Fill the lower root of a symmetric matrix given by its upper triangle; return what was added to its diagonal."""
+    place, trace = 0, 0.0
+    for a in range(n_vector):
+        trace += pairs[place]
+        for b in range(a, n_vector):
+            root[b, a] = pairs[place]
+            place += 1
+    stiffness = 1e-6 * trace / n_vector + 1e-9
+    for a in range(n_vector):
+        root[a, a] += stiffness
+        for b in range(a):
+            root[a, a] -= root[a, b] * root[a, b]
+        # rounding of float32 sums can leave nothing of it
+        root[a, a] = np.sqrt(max(root[a, a], stiffness))
+        for b in range(a + 1, n_vector):
+            for c in range(a):
+                root[b, a] -= root[b, c] * root[a, c]
+            root[b, a] /= root[a, a]
+    return stiffness
