@@ -1,0 +1,300 @@
+"""Raw scores of spectra under a model: what one chunk of the survey gives, computed where the chunk is.
+
+A chunk (n objects) gives one float32 array of shape ``(n, n_columns)``; columns are named by `block_columns`.
+"""
+
+from functools import lru_cache
+
+import dask
+import dask.array as da
+import numpy as np
+import pandas as pd
+import torch
+from numba import njit
+
+from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
+from astrolab.anomaly.classes import CLASS_COLUMNS, class_weights, fit_classes, mean_chi2
+from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
+from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
+from astrolab.models.files import model_from_bytes, model_to_bytes
+from astrolab.schema import WAVELENGTH_REST
+from astrolab.stores.passes import map_chunks
+
+# widths, in rest-grid pixels, of the windows in which residuals are added up: narrow lines to broad troughs
+BAND_WIDTHS = (1, 4, 16, 64)
+# and those in which flux is missed: from narrow troughs to broad ones
+TROUGH_WIDTHS = (4, 8, 16)
+
+# columns that no model has a say in
+_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS)
+_WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
+
+# of each width, the first of its columns among the bands and among the troughs; -1 where there is none
+_WINDOW_PLACES = np.array(
+    [
+        (
+            width,
+            2 * BAND_WIDTHS.index(width) if width in BAND_WIDTHS else -1,
+            2 * (len(BAND_WIDTHS) + TROUGH_WIDTHS.index(width)) if width in TROUGH_WIDTHS else -1,
+        )
+        for width in sorted({*BAND_WIDTHS, *TROUGH_WIDTHS})
+    ]
+)
+
+_BATCH = 1024
+
+
+def block_columns(n_latent, n_members=1):
+    """Return the names of the columns that `score_block` gives.
+
+    Parameters
+    ----------
+    n_latent : int
+        Latent dimensions of each model.
+    n_members : int, optional
+        Models; with several, the columns that depend on the model are named ``0.log_chi2``, ``1.log_chi2``, ….
+
+    Returns
+    -------
+    list of str
+        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``SHAPE_COLUMNS`` and
+        ``CLASS_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in sigma),
+        ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
+        significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
+        its middle, Å),
+        ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive), ``ARTEFACT_COLUMNS`` and
+        ``latent_i``.
+    """
+    windows = [(kind, width) for kind, widths in _WINDOWS.items() for width in widths]
+    windows = [f"{kind}{what}_{width}" for kind, width in windows for what in ("", "_at")]
+    of_model = ["log_chi2", "log_chi2_model", *windows, *ARTEFACT_COLUMNS, *(f"latent_{i}" for i in range(n_latent))]
+    prefixes = [""] if n_members == 1 else [f"{i}." for i in range(n_members)]
+    return [*_SHARED, *(prefix + name for prefix in prefixes for name in of_model)]
+
+
+def member_table(table, member=0):
+    """Return what one model of several says.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `raw_scores`.
+    member : int, optional
+        Which model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same rows; columns as if that model had been alone.
+    """
+    if "log_chi2" in table:
+        return table
+    prefix = f"{member}."
+    own = {name: name.removeprefix(prefix) for name in table if name.startswith(prefix) or not _of_model(name)}
+    return table[list(own)].rename(columns=own)
+
+
+def raw_scores(models, spectra, *, chunks_dir=None):
+    """Score every spectrum, chunk by chunk, on the Dask cluster in use.
+
+    Parameters
+    ----------
+    models : torch.nn.Module or sequence of them
+        Trained models; a chunk is read once for all of them.
+    spectra : xarray.Dataset
+        Normalised spectra on the models' grid, dims ``(object, wavelength_rest)``, with ``redshift``; lazy or in
+        memory. Only the scores come back: some hundred bytes an object.
+    chunks_dir : path-like, optional
+        Folder that keeps each chunk's scores as soon as they are there, as in `map_chunks`: the same call after a crash
+        goes on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an object in the order of `spectra`, columns as in `block_columns`; float32.
+    """
+    models = as_members(models)
+    packed = [model_to_bytes(model) for model in models]
+    columns = block_columns(packed[0][0][1]["n_latent"], len(models))
+    flux, ivar = (_whole_spectra(spectra[name].data) for name in ("flux", "ivar"))
+    redshift = da.from_array(spectra["redshift"].values[:, None], chunks=(flux.chunks[0], 1))
+    scores = map_chunks(
+        score_block,
+        flux,
+        ivar,
+        redshift,
+        wavelength=spectra[WAVELENGTH_REST].values,
+        described=dask.delayed([described for described, _ in packed], pure=True),
+        weights=dask.delayed([weights for _, weights in packed], pure=True),
+        n_columns=len(columns),
+        chunks_dir=chunks_dir,
+    )
+    return pd.DataFrame(scores, columns=columns)
+
+
+def as_members(models):
+    """Return models as a list, whether one was given or several."""
+    return [models] if hasattr(models, "config") else list(models)
+
+
+def score_block(flux, ivar, redshift, wavelength, described, weights):
+    """Score the spectra of one chunk.
+
+    Parameters
+    ----------
+    flux, ivar : numpy.ndarray, shape (object, n_wavelength)
+        Normalised flux and inverse variance; pixels with ``ivar == 0`` count for nothing.
+    redshift : numpy.ndarray, shape (object, 1)
+        Redshift of each, which tells where in the observed frame a pixel was.
+    wavelength : numpy.ndarray, shape (n_wavelength,)
+        Rest vacuum wavelength, Å.
+    described, weights : list
+        The models, as `model_to_bytes` gives each.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, n_columns), float32
+        Columns as in `block_columns`.
+    """
+    models = [
+        _cached_model(name, tuple(sorted(config.items())), own)
+        for (name, config), own in zip(described, weights, strict=True)
+    ]
+    # one thread a worker, and so the same sums in the same order everywhere
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            parts = [
+                _score_batch(models, *(part[start : start + _BATCH] for part in (flux, ivar, redshift)), wavelength)
+                for start in range(0, len(flux), _BATCH)
+            ]
+    finally:
+        torch.set_num_threads(n_threads)
+    empty = np.empty((0, len(block_columns(models[0].config["n_latent"], len(models)))), "float32")
+    return np.concatenate([empty, *parts])
+
+
+def reconstruct(model, flux, ivar):
+    """Return the reconstruction of spectra.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained model.
+    flux, ivar : numpy.ndarray, shape (object, n_wavelength)
+        Normalised flux and inverse variance.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, n_wavelength), float32
+        Also where ``ivar == 0``: the model's opinion of what was not measured.
+    """
+    with torch.inference_mode():
+        return model.eval()(_tensor(flux), _tensor(ivar)).flux_model.numpy()
+
+
+def _score_batch(models, flux, ivar, redshift, wavelength):
+    flux, ivar, redshift = np.ascontiguousarray(flux), np.ascontiguousarray(ivar), np.ravel(redshift)
+    weight, coverage = class_weights(flux, ivar), _measure_coverage(flux, ivar)
+    shared = np.concatenate(
+        [coverage, measure_shape(flux, ivar, wavelength), fit_classes(flux, weight, wavelength, redshift)], axis=1
+    )
+    parts = [_score_residual(model, flux, ivar, weight, redshift, wavelength) for model in models]
+    return np.concatenate([shared, *parts], axis=1)
+
+
+def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
+    """Score what one model leaves of each spectrum."""
+    out = model(torch.from_numpy(flux), torch.from_numpy(ivar))
+    residual, weight = np.empty_like(flux), np.empty_like(flux)
+    columns = np.empty((len(flux), 2 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
+    _subtract_model(flux, ivar, class_weight, out.flux_model.numpy(), out.ivar_model.numpy(), residual, weight, columns)
+    _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 2:])
+    evidence = artefact_evidence(residual, weight, wavelength, redshift)
+    return np.concatenate([columns, evidence, out.latent_mean.numpy()], axis=1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _measure_coverage(flux, ivar):
+    """Return the number of good pixels, at least 1, and their mean S/N."""
+    columns = np.empty((len(flux), 2), np.float32)
+    for i in range(len(flux)):
+        snr, n_good = _sum_snr(flux[i], ivar[i])
+        columns[i, 0], columns[i, 1] = max(n_good, 1), snr / max(n_good, 1)
+    return columns
+
+
+# sums of these may be taken in any order, and so of many pixels at a time
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+def _sum_snr(flux, ivar):
+    snr, n_good = 0.0, np.int32(0)
+    for k in range(len(flux)):
+        snr += flux[k] * np.sqrt(ivar[k]) if ivar[k] > 0 else np.float32(0)
+        n_good = np.int32(n_good + (ivar[k] > 0))
+    return snr, n_good
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _subtract_model(flux, ivar, class_weight, flux_model, ivar_model, residual, weight, columns):
+    """Fill residual and weight, 0 where not measured, and ln of χ² a pixel with the model's weights and those given."""
+    for i in range(len(flux)):
+        for k in range(flux.shape[1]):
+            residual[i, k] = flux[i, k] - flux_model[i, k] if ivar[i, k] > 0 else np.float32(0)
+            weight[i, k] = ivar_model[i, k] if ivar[i, k] > 0 else np.float32(0)
+        power, class_power, n_good = _sum_squares(residual[i], weight[i], class_weight[i], ivar[i])
+        columns[i, 0] = np.log(max(power / max(n_good, 1), 1e-6))
+        columns[i, 1] = mean_chi2(class_power, max(n_good, 1))
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+def _sum_squares(residual, weight, class_weight, ivar):
+    power, class_power, n_good = 0.0, 0.0, np.int32(0)
+    for k in range(len(residual)):
+        square = residual[k] * residual[k]
+        power += square * weight[k]
+        class_power += square * class_weight[k]
+        n_good = np.int32(n_good + (ivar[k] > 0))
+    return power, class_power, n_good
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _find_windows(residual, weight, wavelength, places, columns):
+    """Fill the most significant window of each width and its middle: of either sign, then of missing flux."""
+    n_wavelength = residual.shape[1]
+    weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
+    power = np.zeros(n_wavelength, "float32")
+    for i in range(len(residual)):
+        running_sums(residual[i], weight[i], weighted, total, count)
+        for j in range(len(places)):
+            width, of_band, of_trough = places[j]
+            windows = power[: n_wavelength - width + 1]
+            window_powers(weighted, total, count, width, 0.5, windows)
+            if of_band >= 0:
+                at = first_largest(windows, EITHER_SIGN)
+                columns[i, of_band] = np.sign(power[at]) * np.sqrt(np.abs(power[at]))
+                columns[i, of_band + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
+            if of_trough >= 0:
+                at = first_largest(windows, NEGATIVE)
+                columns[i, of_trough] = np.sqrt(max(-power[at], np.float32(0)))
+                columns[i, of_trough + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
+
+
+def _of_model(name):
+    return name.split(".")[0].isdigit()
+
+
+@lru_cache(maxsize=8)
+def _cached_model(name, config, weights):
+    return model_from_bytes((name, dict(config)), weights)
+
+
+def _tensor(block):
+    return torch.from_numpy(np.ascontiguousarray(block, dtype="float32"))
+
+
+def _whole_spectra(array):
+    """Return a Dask array in which every chunk holds whole spectra."""
+    if not isinstance(array, da.Array):
+        return da.from_array(array, chunks=(_BATCH, -1))
+    return array if array.numblocks[1] == 1 else array.rechunk({1: -1})
