@@ -212,7 +212,13 @@ def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
     _subtract_model(flux, ivar, class_weight, out.flux_model.numpy(), out.ivar_model.numpy(), residual, weight, columns)
     _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 2:])
     evidence = artefact_evidence(residual, weight, wavelength, redshift)
-    return np.concatenate([columns, evidence, out.latent_mean.numpy()], axis=1)
+    return np.concatenate([columns, evidence, _latent(model, out, flux, ivar)], axis=1)
+
+
+def _latent(model, out, flux, ivar):
+    """Return the latent vectors; a model that gives them with its reconstruction is not asked twice."""
+    latent = out.latent_mean if hasattr(out, "latent_mean") else model.encode(_tensor(flux), _tensor(ivar))
+    return latent.numpy()
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
