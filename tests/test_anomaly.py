@@ -1,5 +1,7 @@
 """Scores, calibration, reasons and the ranking."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from astrolab.anomaly.classes import CLASSES
 from astrolab.anomaly.reasons import describe_reasons
 from astrolab.anomaly.scale import PEER_SCORES, load_scale, save_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, block_columns, member_table, raw_scores
-from astrolab.models.files import model_to_bytes
+from astrolab.models.files import MODELS, model_to_bytes
 
 DIMS = ("object", "wavelength_rest")
 
@@ -272,6 +274,47 @@ def test_identifiers_that_went_through_a_float_are_refused(vae, rest_quasars, ra
 def test_what_cannot_be_a_reference_is_refused(vae, rest_quasars, is_reference, message):
     with pytest.raises(ValueError, match=message):
         al.score_anomalies(vae, rest_quasars, is_reference=is_reference)
+
+
+class Plain(torch.nn.Module):
+    """The smallest model that keeps the contract: the survey's mean, and what is above and below it."""
+
+    class Answer(NamedTuple):
+        flux_model: torch.Tensor
+        ivar_model: torch.Tensor
+
+    def __init__(self, n_wavelength, n_latent=2):
+        super().__init__()
+        self.config = {"n_wavelength": n_wavelength, "n_latent": n_latent}
+        self.mean = torch.nn.Parameter(torch.ones(n_wavelength))
+
+    def forward(self, flux, ivar):
+        return self.Answer(self.mean.expand_as(flux), ivar / (1 + 0.01 * ivar))
+
+    def loss(self, flux, ivar):
+        return torch.where(ivar > 0, (flux - self.mean) ** 2 * ivar.clamp_max(100), 0).mean(dim=1)
+
+    def encode(self, flux, ivar):
+        above = torch.where(ivar > 0, flux - self.mean, 0)
+        return torch.stack([above.clamp_min(0).mean(dim=1), above.clamp_max(0).mean(dim=1)], dim=1)
+
+
+def test_a_model_that_keeps_the_contract_and_no_more_is_trained_ranked_and_explained(rest_quasars, monkeypatch):
+    monkeypatch.setitem(MODELS, "Plain", Plain)
+    plain = Plain(300)
+    history = al.fit(plain, rest_quasars, n_epochs=3, learning_rate=0.05, progress=False)
+    assert history["loss_train"].iloc[-1] < history["loss_train"].iloc[0]
+    scored = al.score_anomalies(plain, rest_quasars)
+    latent = plain.encode(*(torch.from_numpy(rest_quasars[name].values) for name in ("flux", "ivar"))).detach()
+    of_first = scored.ranking.set_index("targetid").loc[rest_quasars["targetid"].values[0], ["latent_0", "latent_1"]]
+    np.testing.assert_allclose(of_first.to_numpy("float32"), latent[0], rtol=1e-5)
+    top = al.attach_spectra(plain, rest_quasars, scored.ranking.head(2))
+    assert set(al.explain_anomaly(plain, top, scored.scale)["targetid"]) <= set(top["targetid"].values)
+
+
+def test_models_of_two_kinds_are_no_ensemble(vae, rest_quasars):
+    with pytest.raises(ValueError, match="different n_latent"):
+        al.score_anomalies([vae, al.VAE(n_wavelength=300, n_latent=5)], rest_quasars)
 
 
 def test_no_models_and_no_places_are_said(vae, rest_quasars):

@@ -108,7 +108,7 @@ def _integrate(model, member, flux, ivar, n_steps):
     is_good = ivar > 0
     flux = np.where(is_good, flux, 0).astype("float32")
     # equal at unmeasured pixels, whose attribution is then 0 whatever the gradient
-    baseline = np.where(is_good, reconstruct(model, flux, ivar), 0).astype("float32")
+    baseline = np.where(is_good, reconstruct(model, flux, ivar)[0], 0).astype("float32")
     flux, baseline, ivar = (torch.from_numpy(np.ascontiguousarray(part)) for part in (flux, baseline, ivar))
     spread = torch.from_numpy(member.latent_spread.astype("float32"))
     nearest = _nearest(model, member, flux, ivar)
@@ -118,7 +118,7 @@ def _integrate(model, member, flux, ivar, n_steps):
         return ((flux - out.flux_model) ** 2 * out.ivar_model).sum(dim=1)
 
     def distance(flux, ivar, nearest):
-        latent = model(flux, ivar).latent_mean / spread  # (object, n_latent)
+        latent = model.encode(flux, ivar) / spread  # (object, n_latent)
         return ((latent[:, None] - nearest) ** 2).sum(dim=2).mean(dim=1)
 
     options = {"baselines": baseline, "n_steps": n_steps, "internal_batch_size": 1024}
@@ -132,7 +132,7 @@ def _integrate(model, member, flux, ivar, n_steps):
 def _nearest(model, member, flux, ivar):
     """Return the nearest latent vectors of the survey, shape (object, n_nearest, n_latent)."""
     with torch.inference_mode():
-        latent = model.eval().encode(flux, ivar).numpy() / member.latent_spread
+        latent = model.eval().encode(flux, ivar).numpy(force=True) / member.latent_spread
     _, near = cKDTree(member.latent).query(latent, k=min(_N_NEAREST, len(member.latent)))
     near = near.reshape(len(latent), -1)
     return torch.from_numpy(member.latent[near].astype("float32"))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pandas as pd
-import torch
 
 from astrolab.anomaly.attribution import attribute_pixels
 from astrolab.anomaly.regions import Window, find_windows, name_region
 from astrolab.anomaly.rescoring import Rescorer
+from astrolab.anomaly.scores import reconstruct
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.schema import WAVELENGTH_REST, check_spectra
 
@@ -208,10 +208,9 @@ class _Object:
 
 
 def _residuals(model, flux, ivar):
-    with torch.inference_mode():
-        out = model.eval()(*(torch.from_numpy(np.ascontiguousarray(part, "float32")) for part in (flux, ivar)))
+    flux_model, ivar_model = reconstruct(model, flux, ivar)
     is_good = ivar > 0
-    return np.where(is_good, flux - out.flux_model.numpy(), 0), np.where(is_good, out.ivar_model.numpy(), 0)
+    return np.where(is_good, flux - flux_model, 0), np.where(is_good, ivar_model, 0)
 
 
 def _rows(rescorer, targetid, one, residual, weight, attribution):

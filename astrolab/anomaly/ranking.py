@@ -102,6 +102,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
         raise ValueError("there is no model to rank with, expected at least one that was trained with fit.")
     for model in models:
         _check_grid(model, spectra)
+    if len({model.config["n_latent"] for model in models}) > 1:
+        raise ValueError("the models have different n_latent, expected one: members of an ensemble are of one kind.")
     raw = raw_scores(models, spectra, chunks_dir=chunks_dir)
     carried = _carried(spectra)
     table = pd.concat([carried, raw.drop(columns=carried.columns, errors="ignore")], axis=1)
@@ -245,7 +247,7 @@ def attach_spectra(models, spectra, ranking, **attrs):
     # read in the order of the store, then put in the order of the ranking
     top = spectra.isel({OBJECT: np.sort(index)}).compute()
     top = top.isel({OBJECT: np.argsort(np.argsort(index))})
-    flux_model = reconstruct(model, top["flux"].values, top["ivar"].values)
+    flux_model, _ = reconstruct(model, top["flux"].values, top["ivar"].values)
     latent = ranking[[f"latent_{i}" for i in range(model.config["n_latent"])]].to_numpy("float32")
     columns = {
         name: (OBJECT, _plain(ranking[name]))

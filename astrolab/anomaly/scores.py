@@ -176,7 +176,7 @@ def score_block(flux, ivar, redshift, wavelength, described, weights):
 
 
 def reconstruct(model, flux, ivar):
-    """Return the reconstruction of spectra.
+    """Return the reconstruction of spectra, and the inverse variance of what it leaves.
 
     Parameters
     ----------
@@ -187,11 +187,12 @@ def reconstruct(model, flux, ivar):
 
     Returns
     -------
-    numpy.ndarray, shape (object, n_wavelength), float32
-        Also where ``ivar == 0``: the model's opinion of what was not measured.
+    flux_model, ivar_model : numpy.ndarray, shape (object, n_wavelength), float32
+        The former also where ``ivar == 0``: the model's opinion of what was not measured.
     """
     with torch.inference_mode():
-        return model.eval()(_tensor(flux), _tensor(ivar)).flux_model.numpy()
+        out = model.eval()(_tensor(flux), _tensor(ivar))
+    return out.flux_model.numpy(force=True), out.ivar_model.numpy(force=True)
 
 
 def _score_batch(models, flux, ivar, redshift, wavelength):
@@ -209,7 +210,8 @@ def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
     out = model(torch.from_numpy(flux), torch.from_numpy(ivar))
     residual, weight = np.empty_like(flux), np.empty_like(flux)
     columns = np.empty((len(flux), 2 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
-    _subtract_model(flux, ivar, class_weight, out.flux_model.numpy(), out.ivar_model.numpy(), residual, weight, columns)
+    expected = out.flux_model.numpy(force=True), out.ivar_model.numpy(force=True)
+    _subtract_model(flux, ivar, class_weight, *expected, residual, weight, columns)
     _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 2:])
     evidence = artefact_evidence(residual, weight, wavelength, redshift)
     return np.concatenate([columns, evidence, _latent(model, out, flux, ivar)], axis=1)
@@ -218,7 +220,7 @@ def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
 def _latent(model, out, flux, ivar):
     """Return the latent vectors; a model that gives them with its reconstruction is not asked twice."""
     latent = out.latent_mean if hasattr(out, "latent_mean") else model.encode(_tensor(flux), _tensor(ivar))
-    return latent.numpy()
+    return latent.numpy(force=True)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

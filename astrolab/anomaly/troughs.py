@@ -2,11 +2,10 @@
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.ndimage import binary_closing, uniform_filter1d
 
 from astrolab.anomaly.absorbers import LINES, METALS, OUTFLOW_LINES, mask_absorbers
-from astrolab.anomaly.scores import as_members
+from astrolab.anomaly.scores import as_members, reconstruct
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.schema import WAVELENGTH, WAVELENGTH_REST, SchemaError, check_spectra, spectral_dim
 from astrolab.spectra import pixel_edges
@@ -64,10 +63,11 @@ def find_absorbers(models, spectra):
     """
     check_rest(spectra)
     model, spectra = as_members(models)[0], spectra.compute()
-    flux_model, weight = _expected(model, spectra)
+    flux_model, weight = reconstruct(model, spectra["flux"].values, spectra["ivar"].values)
     found = _troughs(spectra, flux_model, weight)
     for _ in range(_N_TURNS):
-        flux_model, _ = _expected(model, mask_absorbers(spectra, found))
+        masked = mask_absorbers(spectra, found)
+        flux_model, _ = reconstruct(model, masked["flux"].values, masked["ivar"].values)
         again = _troughs(spectra, flux_model, weight)
         if again.equals(found):
             break
@@ -100,13 +100,6 @@ def _nothing():
     numbers = {name: pd.Series(dtype="float64") for name in _COLUMNS[3:]}
     texts = {name: pd.Series(dtype="object") for name in _COLUMNS[1:3]}
     return pd.DataFrame({"targetid": pd.Series(dtype="int64")} | texts | numbers)
-
-
-def _expected(model, spectra):
-    """Return the reconstruction, and the inverse variance of the residual."""
-    with torch.inference_mode():
-        out = model.eval()(*(torch.from_numpy(spectra[name].values) for name in ("flux", "ivar")))
-    return out.flux_model.numpy(), out.ivar_model.numpy()
 
 
 def _troughs(spectra, flux_model, weight):

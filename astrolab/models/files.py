@@ -134,7 +134,10 @@ def model_from_bytes(described, weights):
     """
     name, config = described
     if name not in MODELS:
-        raise ModelFileError(f"the model is a '{name}', expected one of: {', '.join(MODELS)}.")
+        raise ModelFileError(
+            f"the model is a '{name}', expected one of: {', '.join(MODELS)}; one of your own needs a line in MODELS of "
+            "astrolab/models/files.py."
+        )
     try:
         model = MODELS[name](**config)
         state = load(weights)
