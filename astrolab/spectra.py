@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -157,19 +158,8 @@ def to_restframe(spectra, grid):
     grid = np.asarray(grid, dtype="float64")
     if grid.ndim != 1 or len(grid) < 2 or not np.all(np.diff(grid) > 0) or not 0 < grid[0] < grid[-1] < np.inf:
         raise SchemaError("the rest grid is no increasing row of positive Angstroms: rest_grid(1216, 2900, 1000).")
-    flux, ivar = xr.apply_ufunc(
-        _rebin_block,
-        spectra["flux"],
-        spectra["ivar"],
-        spectra["redshift"],
-        kwargs={"edges_in": pixel_edges(spectra[WAVELENGTH].values), "edges_out": pixel_edges(grid)},
-        input_core_dims=[[WAVELENGTH], [WAVELENGTH], []],
-        output_core_dims=[[WAVELENGTH_REST], [WAVELENGTH_REST]],
-        dask="parallelized",
-        dask_gufunc_kwargs={"output_sizes": {WAVELENGTH_REST: len(grid)}},
-        output_dtypes=["float32", "float32"],
-        keep_attrs=True,
-    )
+    edges = {"edges_in": pixel_edges(spectra[WAVELENGTH].values), "edges_out": pixel_edges(grid)}
+    flux, ivar = _map_pixels(_rebin_block, spectra, (OBJECT, WAVELENGTH_REST), len(grid), **edges)
     rest = spectra.drop_vars(["flux", "ivar", WAVELENGTH]).drop_dims(WAVELENGTH, errors="ignore")
     attrs = {"units": "Angstrom", "frame": "rest, vacuum"}
     return rest.assign(flux=flux, ivar=ivar).assign_coords({WAVELENGTH_REST: (WAVELENGTH_REST, grid, attrs)})
@@ -200,16 +190,7 @@ def normalize_flux(spectra):
     """
     check_spectra(spectra)
     dim = spectral_dim(spectra)
-    flux, ivar = xr.apply_ufunc(
-        _normalize_block,
-        spectra["flux"],
-        spectra["ivar"],
-        input_core_dims=[[dim], [dim]],
-        output_core_dims=[[dim], [dim]],
-        dask="parallelized",
-        output_dtypes=["float32", "float32"],
-        keep_attrs=True,
-    )
+    flux, ivar = _map_pixels(_normalize_block, spectra, (OBJECT, dim), spectra.sizes[dim])
     flux = flux.assign_attrs(units="median flux of the spectrum")
     ivar = ivar.assign_attrs(units="1 / (median flux of the spectrum)^2")
     return spectra.assign(flux=flux, ivar=ivar)
@@ -313,21 +294,45 @@ def _mask_block(ivar, redshift, *, wavelength, lines, reach):
     return np.where(is_masked, 0, ivar).astype("float32")
 
 
+def _map_pixels(function, spectra, dims, n_wavelength, **options):
+    """Apply a function of blocks of flux, ivar and redshift that gives both anew, shape (2, object, n_wavelength).
+
+    xarray.apply_ufunc would copy every block before and after: as much time as the function itself takes.
+    """
+    pixels, redshift = [spectra[name].data for name in ("flux", "ivar")], spectra["redshift"].values
+    if any(isinstance(part, da.Array) for part in pixels):
+        flux = da.asarray(pixels[0]).rechunk({1: -1})
+        n_rows = flux.chunks[0]
+        redshift = da.from_array(redshift[:, None], chunks=(n_rows, 1))
+        both = da.map_blocks(
+            function,
+            flux,
+            da.asarray(pixels[1]).rechunk(flux.chunks),
+            redshift,
+            new_axis=0,
+            chunks=((2,), n_rows, (n_wavelength,)),
+            meta=np.empty((0, 0, 0), "float32"),
+            **options,
+        )
+    else:
+        both = function(*pixels, redshift, **options)
+    return [
+        xr.DataArray(part, dims=dims, attrs=spectra[name].attrs)
+        for name, part in zip(("flux", "ivar"), both, strict=True)
+    ]
+
+
 def _rebin_block(flux, ivar, redshift, *, edges_in, edges_out):
-    shape = (len(flux), len(edges_out) - 1)
-    flux_out, ivar_out = np.zeros(shape, "float32"), np.zeros(shape, "float32")
-    rebin(
-        np.ascontiguousarray(flux), np.ascontiguousarray(ivar), np.ascontiguousarray(redshift, dtype="float64"),
-        edges_in, edges_out, flux_out, ivar_out,
-    )  # fmt: skip
-    return flux_out, ivar_out
+    both = np.zeros((2, len(flux), len(edges_out) - 1), "float32")
+    redshift = np.ravel(redshift).astype("float64")
+    rebin(np.ascontiguousarray(flux), np.ascontiguousarray(ivar), redshift, edges_in, edges_out, both[0], both[1])
+    return both
 
 
-def _normalize_block(flux, ivar):
-    flux, ivar = np.ascontiguousarray(flux), np.ascontiguousarray(ivar)
-    flux_out, ivar_out = np.empty_like(flux), np.empty_like(ivar)
-    _normalize(flux, ivar, flux_out, ivar_out)
-    return flux_out, ivar_out
+def _normalize_block(flux, ivar, _):
+    both = np.empty((2, *flux.shape), "float32")
+    _normalize(np.ascontiguousarray(flux), np.ascontiguousarray(ivar), both[0], both[1])
+    return both
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
