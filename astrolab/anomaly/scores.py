@@ -4,6 +4,7 @@ A chunk (n objects) gives one float32 array of shape ``(n, n_columns)``; columns
 """
 
 from functools import lru_cache
+from hashlib import sha256
 
 import dask
 import dask.array as da
@@ -125,7 +126,7 @@ def raw_scores(models, spectra, *, chunks_dir=None):
         redshift,
         wavelength=spectra[WAVELENGTH_REST].values,
         described=dask.delayed([described for described, _ in packed], pure=True),
-        weights=dask.delayed([weights for _, weights in packed], pure=True),
+        weights=_delay_weights([weights for _, weights in packed]),
         n_columns=len(columns),
         chunks_dir=chunks_dir,
     )
@@ -286,6 +287,14 @@ def _find_windows(residual, weight, wavelength, places, columns):
                 at = first_largest(windows, NEGATIVE)
                 columns[i, of_trough] = np.sqrt(max(-power[at], np.float32(0)))
                 columns[i, of_trough + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
+
+
+def _delay_weights(weights):
+    """Return what travels once to each worker, named by its sha256: Dask itself would print megabytes to hash them."""
+    digest = sha256()
+    for one in weights:
+        digest.update(one)
+    return dask.delayed(weights, name=f"weights-{digest.hexdigest()}", traverse=False)
 
 
 def _of_model(name):
