@@ -279,6 +279,6 @@ def _score_block(flux, ivar, redshifts, *, edges, wavelength, described, weights
         row, place = rows[start : start + _N_BATCH], places[start : start + _N_BATCH]
         redshift = redshifts[row, place]
         rest = _rebin_block(flux[row], ivar[row], redshift, edges_in=edges[0], edges_out=edges[1])
-        rest = _normalize_block(*rest)
+        rest = _normalize_block(*rest, redshift)
         out[row, place] = score_block(*rest, redshift[:, None], wavelength, described, weights)
     return out.reshape(len(flux), -1)
