@@ -22,7 +22,7 @@ import torch
 import astrolab as al
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.readers import sdss
-from astrolab.redshift.build import _mixed_stars, build_quasar_templates, labelled_spectra
+from astrolab.redshift.build import build_quasar_templates, labelled_spectra
 from astrolab.redshift.candidates import HYPOTHESIS, velocity_between
 from astrolab.redshift.hypotheses import _SPECTRUM, block_hypotheses
 from astrolab.redshift.scan import BATCH, bin_spectra, clean_spectra, plan_all, scan_batch
@@ -161,21 +161,6 @@ def print_settled(folder, spectra, truth):
         print(f"intervals of {level:.0%}, held out: the table's redshift is in {inside.mean():.1%} of {len(good)}")
 
 
-def held_out_stars(folder, spectra, truth):
-    """Answers for the stars from sets whose ``mixed`` stars do not hold them."""
-    table, *stars = labelled_spectra(folder, "STAR")
-    others = tuple(one for one in open_templates() if one.subtype != "mixed")
-    parts = []
-    for fold in range(5):
-        kept = (table["object_group"] % 5 != fold).to_numpy()
-        mixed = _mixed_stars([one[kept] for one in stars], 390, np.random.default_rng(1))
-        rows = np.flatnonzero((truth["truth_class"] == "STAR") & (truth["object_group"] % 5 == fold))
-        if rows.size:
-            answers = al.classify_spectra(spectra.isel(object=rows), [*others, mixed], with_network=False)
-            parts.append(judged(answers, truth.iloc[rows]))
-    return pd.concat(parts)
-
-
 def print_calibration(n_objects=768, seed=5):
     """Print how often simulated answers are right, beside their stated probability, and what intervals contain."""
     spectra = al.simulate_survey(
@@ -265,9 +250,6 @@ def print_quality():
         print_settled(folder, spectra, truth)
         print("== Broad absorption injected into real quasars: redshifts wrong by more than 3,000 km/s")
         print_absorbed(spectra, truth)
-        stars = held_out_stars(folder, spectra, truth)
-        n_class, n_near = stars["is_class"].sum(), stars["is_near"].sum()
-        print(f"-- stars held out of the set 'mixed': class {n_class}, redshift {n_near} of {len(stars)}")
         if (Path(folder) / "redrock-templates").is_dir():
             print("== Redrock's templates in the same engine")
             redrock = open_templates(Path(folder) / "redrock-templates")

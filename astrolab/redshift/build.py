@@ -1,14 +1,14 @@
 """Make AstroLab's own template sets: ``python -m astrolab.redshift.build [FOLDER]``.
 
-Quasars and galaxies come from the simulator's noiseless spectra alone. Stars come from the simulator and, where a
-folder of labelled SDSS spectra is given (``sdss/truth.csv`` and the files it names), from the stars in it: one more
-set, learned from both. From the quasars in it come the two sets that settle redshifts (`astrolab.redshift.settle`):
-there lines lie where they lie in catalogues, and not where a simulator puts them. The principal vectors are those of an
-expectation-maximisation that knows which pixels were measured and how well (Bailey 2012, PASP 124, 1015); the prior on
-their amplitudes is the scatter of the training set.
+The sets that are scanned come from the simulator's noiseless spectra alone, so that every real spectrum is new to them.
+Where a folder of labelled SDSS spectra is given (``sdss/truth.csv`` and the files it names), the quasars in it make the
+two sets that settle redshifts (`astrolab.redshift.settle`): there lines lie where they lie in catalogues, and not where
+a simulator puts them. The principal vectors are those of an expectation-maximisation that knows which pixels were
+measured and how well (Bailey 2012, PASP 124, 1015); the prior on their amplitudes is the scatter of the training set.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,8 @@ from astrolab.simulation.forest import forest_transmission
 from astrolab.simulation.galaxies import galaxy_flux
 from astrolab.simulation.grid import WAVELENGTH
 from astrolab.simulation.quasars import quasar_components, quasar_parameters, smc_dust
-from astrolab.simulation.stars import (
-    STAR_CLASSES,
-    TEMPLATE_LOG_FIRST,
-    TEMPLATE_LOG_STEP,
-    star_flux,
-    star_templates,
-)
+from astrolab.simulation.stars import STAR_CLASSES, TEMPLATE_LOG_FIRST, TEMPLATE_LOG_STEP, star_templates
+from astrolab.simulation.stellar_kinds import STELLAR_KINDS, draw_stars
 
 _BLOCK = 256
 _N_ITERATIONS = 12
@@ -37,7 +32,13 @@ _SYSTEMATIC = 0.05  # of the flux: no training spectrum counts for more than S/N
 _QUASAR_STEP = 2e-4
 _SETTLED_SMOOTH = 300.0  # km/s: without it χ² has ripples, of the noise of real spectra and of single narrow lines
 _STAR_LIMIT = 0.005
-_STAR_STEP = 1e-4
+_STAR_SIGMA = 200 / SPEED_OF_LIGHT  # of halo stars, seen from a Sun that goes round
+_STAR_STEP = 2e-4
+_GIANTS = 0.5
+_N_STARS = 120  # of each kind
+_COOL = ("sdM", "L", "C", "WD+M")  # molecules cover their continua, and nobody knows those well
+_BROAD = ("DA", "DB", "DC", "DQ", "DZ", "CV")
+_TILTS_COOL = {False: (1, 2), True: (1, 2, 3, 4)}
 _FREE = np.inf
 _WIDER = 2.0  # nature scatters more than the simulator: priors of quasars and galaxies are this much wider
 # broad absorption: (rest wavelength in Å, depth relative to C IV), at velocities in km/s
@@ -45,13 +46,11 @@ _TROUGH_LINES = ((1549.06, 1.0), (1396.76, 0.7), (1240.14, 0.7), (1857.4, 0.15),
 _TROUGH_VELOCITIES, _TROUGH_SIGMA, _TROUGH_PRIOR = (-4000, -9000, -14000, -20000), 2500.0, 0.8
 
 
-def build_templates(stars=None, *, n_objects=1300, seed=1):
+def build_templates(*, n_objects=1300, seed=1):
     """Build template sets of quasars, galaxies and stars, and one of smooth spectra.
 
     Parameters
     ----------
-    stars : tuple of numpy.ndarray, optional
-        `flux` and `ivar` of real stars, each of shape (n_star, 4851), on the grid of `read_sdss`, near velocity 0.
     n_objects : int, optional
         Quasars to simulate beyond redshift 0.7; the other classes are in proportion.
     seed : int, optional
@@ -60,8 +59,8 @@ def build_templates(stars=None, *, n_objects=1300, seed=1):
     Returns
     -------
     list of TemplateSet
-        QSO (LOZ, MIDZ, HIZ, BAL), GALAXY, STAR (one a class, and ``mixed`` where real stars were given), and the smooth
-        set, whose class is empty.
+        QSO (LOZ, MIDZ, HIZ, BAL), GALAXY, STAR (classes of the main sequence from A to M, and kinds of
+        `astrolab.simulation.stellar_kinds`), and the smooth set, whose class is empty.
     """
     rng = np.random.default_rng(seed)
     near = _log_uniform(0.02, 1.4, n_objects // 3, rng)
@@ -76,9 +75,8 @@ def build_templates(stars=None, *, n_objects=1300, seed=1):
         _with_troughs(middle),
         _galaxy_set(_log_uniform(0.0, 1.75, int(0.4 * n_objects), rng), rng),
         *_star_classes(),
+        *_star_kinds(rng),
     ]
-    if stars is not None:
-        sets.append(_mixed_stars(stars, int(0.3 * n_objects), rng))
     return [*sets, _smooth_set()]
 
 
@@ -205,7 +203,20 @@ def _galaxy_set(redshift, rng):
         own = redshift[start : start + _BLOCK]
         log_rest = (np.log(WAVELENGTH) - np.log1p(own)[:, None]).astype("float32")
         parts.append(galaxy_flux(own, rng) * smc_dust(log_rest, rng.exponential(0.1, len(own))))
-    return _learned("GALAXY", "", np.concatenate(parts), redshift, (1270, 10800), (-0.003, 1.75), 1, 1e-4)
+    learned = _learned("GALAXY", "", np.concatenate(parts), redshift, (1270, 10800), (-0.003, 1.75), 1, 1e-4)
+    return _with_giants(learned, rng)
+
+
+def _with_giants(galaxy, rng):
+    """Add the light of red giants, whose bands of TiO old galaxies show: more or less of it than the simulator has."""
+    wavelength = 10**galaxy.log_wavelength
+    is_red = wavelength > 5000
+    giants = np.zeros(len(wavelength))
+    shown = wavelength > 3000
+    giants[shown] = draw_stars("M", wavelength[shown], 40, rng).mean(axis=0)
+    giants *= np.median(galaxy.vectors[0][is_red]) / np.median(giants[is_red])
+    vectors, prior = np.concatenate([galaxy.vectors, giants[None]]), np.append(galaxy.prior_err, _GIANTS)
+    return replace(galaxy, vectors=vectors, prior_err=prior)
 
 
 def _learned(spectype, subtype, flux, redshift, limits, redshifts, stride, step):
@@ -229,36 +240,40 @@ def _with_troughs(middle):
 
 
 def _star_classes():
-    """One set for each class of the simulator: its spectrum, its neighbours, and a smooth error of calibration."""
+    """One set for each class of the main sequence: its spectrum, its neighbours, and a smooth error of calibration."""
     grid = _log_grid(3390, 10750, _STAR_STEP)
     own = np.log10(np.e) * (TEMPLATE_LOG_FIRST + TEMPLATE_LOG_STEP * np.arange(star_templates().shape[1]))
     spectra = [np.interp(grid, own, spectrum) for spectrum in star_templates()]
     spectra = [spectrum / np.median(spectrum) for spectrum in spectra]
     place = np.linspace(-1, 1, len(grid))
     sets = []
-    for i, name in enumerate(STAR_CLASSES):
+    for i, name in enumerate(STAR_CLASSES[1:], 1):  # of white dwarfs there are better ones
         tilts = [spectra[i] * Legendre.basis(degree)(place) for degree in (1, 2, 3)]
-        near = [spectra[j] - spectra[i] for j in (i - 1, i + 1) if 0 < j < len(spectra) and i > 0]
+        near = [spectra[j] - spectra[i] for j in (i - 1, i + 1) if 0 < j < len(spectra)]
         vectors = np.stack([spectra[i], *tilts, *near])
         prior = np.array([_FREE, 1.0, *np.full(len(vectors) - 2, 0.5)])
         sets.append(_star_set(name, vectors, prior, grid))
     return sets
 
 
-def _mixed_stars(stars, n_simulated, rng):
-    grid = _log_grid(3400, 10750, _STAR_STEP)
-    flux, ivar = stars
-    at_rest = np.zeros(n_simulated)
-    simulated = star_flux(at_rest, rng)
-    made = _training(np.log10(WAVELENGTH), simulated, np.full(simulated.shape, 1e6, "f4"), at_rest, grid)
-    seen = _training(np.log10(sdss.WAVELENGTH), flux, ivar, np.zeros(len(flux)), grid)
-    vectors = fit_vectors(*_together(seen, made, 0.7, n_vector=5))
-    vectors = np.concatenate([vectors, vectors[:1] * np.linspace(-1, 1, len(grid))])
-    return _star_set("mixed", vectors, np.array([_FREE, 1.5, 1.5, 1.5, 1.5, 0.5]), grid)
+def _star_kinds(rng):
+    """One set for each other kind of star: mean, scatter, and a smooth error of continuum and calibration."""
+    sets = []
+    for kind in (kind for kind in STELLAR_KINDS if kind != "M"):
+        stride = 1 + (kind in _BROAD)
+        grid = _log_grid(3390, 10750, stride * _STAR_STEP)
+        flux = draw_stars(kind, 10**grid, _N_STARS, rng).astype("float32")
+        vectors = fit_vectors(flux, 1 / (_SYSTEMATIC * np.maximum(flux, 0.05)) ** 2, 4)
+        place = np.linspace(-1, 1, len(grid))
+        tilts = [vectors[0] * Legendre.basis(degree)(place) for degree in _TILTS_COOL[kind in _COOL]]
+        prior = np.array([_FREE, *np.full(3, 1.5), *np.full(len(tilts), 0.5)])
+        sets.append(_star_set(kind, np.concatenate([vectors, tilts]), prior, grid, stride))
+    return sets
 
 
-def _star_set(subtype, vectors, prior, grid):
-    return TemplateSet("STAR", subtype, vectors, prior, grid[0], _STAR_STEP, -_STAR_LIMIT, _STAR_LIMIT)
+def _star_set(subtype, vectors, prior, grid, stride=1):
+    step = grid[1] - grid[0]
+    return TemplateSet("STAR", subtype, vectors, prior, grid[0], step, -_STAR_LIMIT, _STAR_LIMIT, stride, _STAR_SIGMA)
 
 
 def _smooth_set():
@@ -323,20 +338,20 @@ def labelled_spectra(folder, spectype):
 
 
 def main():
-    """Build the sets that the package ships; without a folder of labelled spectra, those of the simulator alone."""
+    """Build the sets that the package ships; those that settle quasars only from a folder of labelled spectra."""
     folder = sys.argv[1] if len(sys.argv) > 1 else None
-    stars, sources, card = None, "AstroLab's simulator", {"title": "AstroLab's template sets"}
-    command = {"command": "python -m astrolab.redshift.build FOLDER_OF_LABELLED_SPECTRA"}
+    source, command = "AstroLab's simulator", "python -m astrolab.redshift.build"
     if folder is not None:
         quasars, flux, ivar = labelled_spectra(folder, "QSO")
-        settling = {"title": "AstroLab's sets that settle redshifts of quasars"}
-        settling["made_from"] = f"{sources} (a fifth) and {len(quasars)} SDSS, BOSS and eBOSS quasars (public data)"
-        sets = build_quasar_templates(flux, ivar, quasars["truth_z"].to_numpy())
-        save_templates(sets, _QUASARS, settling | command | {"quasars": _names(quasars)})
-        table, *stars = labelled_spectra(folder, "STAR")
-        sources += f"; the STAR set 'mixed' also from {len(table)} SDSS and BOSS spectra of stars (public data)"
-    card |= {"made_from": sources} | command | {"stars": [] if folder is None else _names(table)}
-    save_templates(build_templates(stars), _OWN, card)
+        card = {
+            "title": "AstroLab's sets that settle redshifts of quasars",
+            "made_from": f"{source} (a fifth) and {len(quasars)} SDSS, BOSS and eBOSS quasars (public data)",
+            "command": f"{command} FOLDER_OF_LABELLED_SPECTRA",
+            "quasars": _names(quasars),
+        }
+        save_templates(build_quasar_templates(flux, ivar, quasars["truth_z"].to_numpy()), _QUASARS, card)
+    card = {"title": "AstroLab's template sets", "made_from": f"{source} alone", "command": command}
+    save_templates(build_templates(), _OWN, card)
 
 
 def _names(table):

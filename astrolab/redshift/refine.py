@@ -62,7 +62,8 @@ def refine_minima(flux, weight, log_wavelength, one, redshift, limits, *, n_turn
     low, high = (np.log10(1 + limit) for limit in limits)
     _refine(
         np.ascontiguousarray(flux), np.ascontiguousarray(weight), log_wavelength, vectors, prior, one.log_first,
-        log_step, np.log10(1 + redshift), low, high, step, n_turns, approached is not None, bend, n_group, out,
+        log_step, np.log10(1 + redshift), low, high, step, n_turns, approached is not None, bend, n_group,
+        1 / one.redshift_sigma, out,
     )  # fmt: skip
     return out
 
@@ -168,7 +169,7 @@ def _grouped(flux, weight, log_wavelength, n_group):
 @njit(nogil=True, cache=True)
 def _refine(
     flux, weight, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, n_turns, is_begun, bends,
-    n_group, out,
+    n_group, pull, out,
 ):  # fmt: skip
     for i in range(len(flux)):
         if not np.isfinite(start[i]):
@@ -183,19 +184,25 @@ def _refine(
             turns = 1 if is_begun else 0, n_turns[i]
             shift, bend = _minimum(
                 own_flux, root, own_log, vectors, prior, log_first, log_step, shift, low, high, step, turns, bends[i],
-                room,
+                pull, room,
             )  # fmt: skip
             is_minimum = 1.0 if bend > 0 else 0.0
             # χ² is 1 above its minimum where bend x² = 1
             err = 10**shift * _LN10 / np.sqrt(bend) if bend > 0 else np.nan
         gain, mean = evidence(own_flux, root, own_log, vectors, prior, log_first, log_step, shift, *room)
-        out[i, 0], out[i, 1], out[i, 2] = 10**shift - 1, err, null - gain
+        out[i, 0], out[i, 1], out[i, 2] = 10**shift - 1, err, null - gain + _penalty(shift, pull)
         out[i, 3], out[i, 4] = mean, is_minimum
 
 
 @njit(nogil=True, cache=True)
+def _penalty(shift, pull):
+    """Return -2 ln of the prior on redshift, whose sigma is 1 / pull."""
+    return ((10**shift - 1) * pull) ** 2
+
+
+@njit(nogil=True, cache=True)
 def _minimum(
-    flux, root, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, turns, wide, room
+    flux, root, log_wavelength, vectors, prior, log_first, log_step, start, low, high, step, turns, wide, pull, room
 ):
     """Find the best log10(1 + redshift), and half the curvature there: parabolas through three points, ever finer."""
     gains = np.empty(3)
@@ -206,6 +213,7 @@ def _minimum(
         for k in range(3):
             shift = centre + (k - 1) * width
             gains[k] = evidence(flux, root, log_wavelength, vectors, prior, log_first, log_step, shift, *room)[0]
+            gains[k] -= _penalty(shift, pull)
         bend = (2 * gains[1] - gains[0] - gains[2]) / (2 * width**2)
         move = (gains[2] - gains[0]) / (4 * width * bend) if bend > 0 else width * (np.argmax(gains) - 1)
         # a parabola says nothing far from its points
@@ -224,5 +232,6 @@ def _minimum(
         for k in range(3):
             shift = centre + (k - 1) * step
             gains[k] = evidence(flux, root, log_wavelength, vectors, prior, log_first, log_step, shift, *room)[0]
+            gains[k] -= _penalty(shift, pull)
         bend = (2 * gains[1] - gains[0] - gains[2]) / (2 * step**2)
     return centre, bend

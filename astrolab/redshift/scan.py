@@ -44,12 +44,15 @@ class Plan:
         Bins from one redshift to the next.
     prior_err : numpy.ndarray, shape (n_vector,)
         As in the set.
+    penalty : torch.Tensor, shape (n_redshift,), float64
+        -2 ln of the prior on redshift.
     """
 
     vectors: torch.Tensor
     redshift: np.ndarray
     stride: int
     prior_err: np.ndarray
+    penalty: torch.Tensor
 
 
 def bin_edges(wavelength):
@@ -139,7 +142,8 @@ def plan_scan(one, wavelength):
     rows, columns = np.tril_indices(len(vectors))
     both = np.concatenate([vectors, vectors[rows] * vectors[columns]])
     redshift = 10 ** (LOG_BIN * covered[:: one.scan_stride]) - 1
-    return Plan(torch.from_numpy(both.astype("float32")), redshift, one.scan_stride, one.prior_err)
+    penalty = torch.from_numpy((redshift / one.redshift_sigma) ** 2)
+    return Plan(torch.from_numpy(both.astype("float32")), redshift, one.scan_stride, one.prior_err, penalty)
 
 
 @lru_cache(maxsize=64)
@@ -197,7 +201,7 @@ def scan_batch(weight, weighted_flux, plan):
     for start in range(0, len(weight), _ROWS):
         rows = slice(start, start + _ROWS)
         out[rows] = explained([one[rows].double() for one in right], [one[rows].double() for one in normal], plan)
-    return out
+    return out - plan.penalty.to(out.device)
 
 
 def explained(right, normal, plan):

@@ -24,7 +24,16 @@ _REDROCK_STEP = 1e-4
 _STAR_LIMIT = 0.005  # 1500 km/s
 # where a Redrock file does not state its redshifts
 _REDROCK_RANGES = {"STAR": (-_STAR_LIMIT, _STAR_LIMIT), "GALAXY": (-_STAR_LIMIT, 1.7), "QSO": (0.05, 6.0)}
-_KEYS = ("spectype", "subtype", "log_first", "log_step", "redshift_min", "redshift_max", "scan_stride")
+_KEYS = (
+    "spectype",
+    "subtype",
+    "log_first",
+    "log_step",
+    "redshift_min",
+    "redshift_max",
+    "scan_stride",
+    "redshift_sigma",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +54,9 @@ class TemplateSet:
         The redshifts to try.
     scan_stride : int
         Coarse steps of the scan (207 km/s) from one redshift to the next: 1 for narrow lines, 2 for broad ones.
+    redshift_sigma : float
+        Sigma of a Gaussian prior on the redshift about 0, for stars: what has no lines is taken to be at rest, give or
+        take that; infinite for none.
     """
 
     spectype: str
@@ -56,6 +68,7 @@ class TemplateSet:
     redshift_min: float
     redshift_max: float
     scan_stride: int = 1
+    redshift_sigma: float = np.inf
 
     @property
     def log_wavelength(self):

@@ -54,13 +54,15 @@ class Labelled(NamedTuple):
     is_bal: np.ndarray
 
 
-def part_of(object_group):
+def part_of(object_group, *, of_twin=False):
     """Tell what an object is used for, by a hash of its group: half are held out of all training and calibration.
 
     Parameters
     ----------
     object_group : array_like of int
         Repeats of one object share it.
+    of_twin : bool, optional
+        For a second network, to be trained on the half that is held out of the first, and the other way round.
 
     Returns
     -------
@@ -72,11 +74,11 @@ def part_of(object_group):
     >>> part_of([1, 2, 3, 4, 1]).tolist()
     ['held out', 'training', 'training', 'held out', 'held out']
     """
-    number = np.array([sha256(str(int(group)).encode()).digest()[0] for group in np.asarray(object_group)])
+    number = np.array([sha256(str(int(group)).encode()).digest()[0] ^ of_twin for group in np.asarray(object_group)])
     return np.select([number % 2 == 1, number % 8 == 2], ["held out", "calibration"], "training")
 
 
-def real_spectra(folder, part):
+def real_spectra(folder, part, *, of_twin=False):
     """Read a part of a folder of labelled SDSS spectra.
 
     Parameters
@@ -86,6 +88,8 @@ def real_spectra(folder, part):
         are left out, except of sky fibres.
     part : {'training', 'calibration', 'held out'}
         About three eighths, an eighth and a half of the objects, by a hash of their group.
+    of_twin : bool, optional
+        As for `part_of`.
 
     Returns
     -------
@@ -94,7 +98,7 @@ def real_spectra(folder, part):
     """
     truth = pd.read_csv(Path(folder) / "sdss" / "truth.csv")
     is_weak = truth["truth_source"].str.contains("weak") & (truth["truth_class"] != "SKY")
-    truth = truth[~is_weak & (part_of(truth["object_group"]) == part)]
+    truth = truth[~is_weak & (part_of(truth["object_group"], of_twin=of_twin) == part)]
     pixels = np.stack([sdss.read_pixels(str(Path(folder) / "sdss" / file))[0][:, 0] for file in truth["file"]])
     flux, weight, _ = clean_spectra(pixels[:, 0], pixels[:, 1], sdss.WAVELENGTH)
     label = truth["truth_class"].map(_LABELS).to_numpy("int64")
