@@ -165,31 +165,6 @@ def flux_err(spectra):
     return err.assign_attrs(units=FLUX_UNIT, long_name="1 sigma uncertainty of flux")
 
 
-def median_snr(flux, ivar):
-    """Return the median S/N of the good pixels of each spectrum.
-
-    Parameters
-    ----------
-    flux, ivar : numpy.ndarray, shape (n_object, n_wavelength)
-        Flux density and its inverse variance; pixels with ``ivar == 0`` do not count.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_object,), float32
-        Median of ``flux * sqrt(ivar)``; 0 for a spectrum without a good pixel.
-    """
-    medians = np.zeros(len(flux), "float32")
-    with np.errstate(invalid="ignore"):  # what is masked may hold anything
-        for i in range(len(flux)):  # row by row, in the processor's cache: three times as fast as all at once
-            snr = (flux[i] * np.sqrt(ivar[i]))[ivar[i] > 0]
-            middle = len(snr) // 2
-            if len(snr):
-                snr.partition(middle)
-                below = snr[middle] if len(snr) % 2 else snr[:middle].max()
-                medians[i] = 0.5 * (below + snr[middle])
-    return medians
-
-
 def _check_arrays(spectra, dim):
     for name in ("flux", "ivar"):
         if name not in spectra.data_vars:

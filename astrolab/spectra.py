@@ -337,17 +337,17 @@ def _normalize_block(flux, ivar, _):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _normalize(flux, ivar, flux_out, ivar_out):
-    keys = np.empty(flux.shape[1], np.int32)
+    tops = np.empty(flux.shape[1], np.int16)
     for i in range(len(flux)):
-        scale = _brightness(flux[i], ivar[i], keys)
+        scale = _brightness(flux[i], ivar[i], tops)
         for k in range(flux.shape[1]):
             flux_out[i, k] = flux[i, k] / scale if ivar[i, k] > 0 else np.float32(0)
             ivar_out[i, k] = ivar[i, k] * (scale * scale)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _brightness(flux, ivar, keys):
-    median = good_median(flux, ivar, keys)
+def _brightness(flux, ivar, tops):
+    median = good_median(flux, ivar, tops)
     power, n_good, n_bright = median * median, np.int32(0), np.int32(0)
     for k in range(len(flux)):
         n_good = np.int32(n_good + (ivar[k] > 0))
@@ -356,5 +356,5 @@ def _brightness(flux, ivar, keys):
         return np.float32(1)
     if median > 0 and 2 * n_bright > n_good:  # above the sigma of most pixels, and so above the typical one
         return median
-    typical = max(good_median(ivar, ivar, keys), np.float32(np.finfo(np.float32).tiny))
+    typical = max(good_median(ivar, ivar, tops), np.float32(np.finfo(np.float32).tiny))
     return max(median, np.float32(1) / np.sqrt(typical))

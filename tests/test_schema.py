@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from astrolab.schema import REQUIRED_COLUMNS, SchemaError, check_spectra, flux_err, median_snr, spectral_dim
+from astrolab.medians import median_snr
+from astrolab.schema import REQUIRED_COLUMNS, SchemaError, check_spectra, flux_err, spectral_dim
 
 
 def make_spectra(dim="wavelength"):

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from astrolab.medians import median_snr
 from astrolab.readers.files import BadFileError
-from astrolab.schema import median_snr
 
 _N_THREADS = 4
 _CACHE_BYTES = 1 << 29  # decoded pixels kept, whatever the number of files

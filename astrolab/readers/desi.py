@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from astrolab.readers.bigendian import add_arm
 from astrolab.readers.files import BadFileError, exists, find_files
 from astrolab.readers.fits import Rows, open_fits
 from astrolab.readers.lazy import lazy_spectra
@@ -165,9 +166,8 @@ def read_pixels(path, start, stop):
     with open_fits(path) as file:
         cameras = _check_cameras(file, file.n_rows("FIBERMAP"))
         for camera, where in _grid_slices(file, cameras).items():
-            flux, ivar, reasons = _read_arm(file, camera, start, stop)
+            reasons = _add_arm(file, camera, start, stop, pixels[:, :, where], is_seen[where])
             problems = {(path, start + row): reason for row, reason in reasons.items()} | problems
-            _add_arm(pixels[:, :, where], is_seen[where], flux, ivar)
     return pixels, problems
 
 
@@ -208,10 +208,10 @@ def read_arms(path, targetid):
         coadd, is_seen = np.zeros((2, 1, len(WAVELENGTH)), np.float32), np.zeros(len(WAVELENGTH), bool)
         arms = {"coadd": coadd[:, 0]}
         for camera, where in _grid_slices(file, cameras).items():
-            flux, ivar, _ = _read_arm(file, camera, rows[0], rows[0] + 1)
-            _add_arm(coadd[:, :, where], is_seen[where], flux, ivar)
-            arms[camera] = np.zeros((2, len(WAVELENGTH)), np.float32)
-            arms[camera][:, where] = flux[0], ivar[0]
+            arm = np.zeros_like(coadd)
+            for pixels, seen in ((coadd, is_seen[where]), (arm, np.zeros(where.stop - where.start, bool))):
+                _add_arm(file, camera, rows[0], rows[0] + 1, pixels[:, :, where], seen)
+            arms[camera] = arm[:, 0]
     return arms
 
 
@@ -253,35 +253,24 @@ def _grid_slice(file, camera):
     return where
 
 
-def _read_arm(file, camera, start, stop):
-    ivar = file.image(camera + "_IVAR", start, stop).astype(np.float32)
-    flux = file.image(camera + "_FLUX", start, stop).astype(np.float32)
-    if camera + "_MASK" in file.hdus:
-        ivar[file.flags(camera + "_MASK", start, stop)] = 0
-    reasons = {}
-    for row in np.flatnonzero(~((ivar.min(axis=1) >= 0) & (ivar.max(axis=1) < np.inf))):
-        n_bad = np.count_nonzero(~((ivar[row] >= 0) & (ivar[row] < np.inf)))
-        reasons[int(row)] = f"ivar is negative or not finite in {n_bad} pixels of camera {camera}"
-        ivar[row] = 0
-    flux[ivar == 0] = 0
-    for row in np.flatnonzero(~np.isfinite(flux).all(axis=1)):
-        n_bad = np.count_nonzero(~np.isfinite(flux[row]))
-        reasons[int(row)] = f"flux is not finite in {n_bad} pixels of camera {camera} that are not masked"
-    return flux, ivar, reasons
-
-
-def _add_arm(pixels, is_seen, flux, ivar):
+def _add_arm(file, camera, start, stop, pixels, is_seen):
     """Add an arm where it lies: copied beyond the last pixel that an arm has seen, before it weighted by ivar."""
+    flux, ivar = (_bits(file.image(camera + part, start, stop)) for part in ("_FLUX", "_IVAR"))
+    has_mask = camera + "_MASK" in file.hdus
+    is_masked = file.flags(camera + "_MASK", start, stop) if has_mask else np.zeros((len(flux), 0), bool)
+    n_bad = np.zeros((len(flux), 2), int)
     n_overlap = np.flatnonzero(is_seen).max(initial=-1) + 1
-    pixels[0][:, n_overlap:], pixels[1][:, n_overlap:] = flux[:, n_overlap:], ivar[:, n_overlap:]
-    if n_overlap:
-        first_flux, first_ivar = pixels[:, :, :n_overlap].astype(np.float64)
-        second_flux, second_ivar = flux[:, :n_overlap], ivar[:, :n_overlap]
-        weight = first_ivar + second_ivar
-        total = first_ivar * first_flux + second_ivar.astype(np.float64) * second_flux
-        pixels[0][:, :n_overlap] = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-        pixels[1][:, :n_overlap] = weight
+    add_arm(flux, ivar, is_masked, n_overlap, pixels[0], pixels[1], n_bad)
     is_seen[:] = True
+    what = (
+        f"ivar is negative or not finite in {{}} pixels of camera {camera}",
+        f"flux is not finite in {{}} pixels of camera {camera} that are not masked",
+    )
+    return {int(row): what[kind].format(n_bad[row, kind]) for row, kind in np.argwhere(n_bad)}
+
+
+def _bits(image):
+    return np.ascontiguousarray(image, ">f4").view(np.uint32)
 
 
 def _fibermap_columns(file, n_rows):

@@ -62,7 +62,9 @@ def find_files(path):
     path = os.fspath(path)
     found = _find_remote(path) if "://" in path else _find_local(path)
     if not found:
-        raise FileNotFoundError(f"'{path}' holds no FITS file; name a file, a folder or a glob such as 'folder/*.fits'.")
+        raise FileNotFoundError(
+            f"'{path}' holds no FITS file; name a file, a folder or a glob such as 'folder/*.fits'."
+        )
     return found
 
 

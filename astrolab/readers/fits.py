@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astrolab.readers.bigendian import sum_words
 from astrolab.readers.cards import Hdu, axes, column_dtype, parse_value
 from astrolab.readers.files import BadFileError, open_bytes
 
 BLOCK = 2880
 _MAX_HEADER_BLOCKS = 4000  # 144,000 cards; an SDSS header has about a thousand
 _VERIFY_SMALLER_BYTES = 1 << 20  # an HDU that nobody uses is verified too where that costs nothing
+_KEPT_BYTES = 1 << 25
 _UNZIPPED_BYTES = 1 << 28  # a gzip file may grow to this, or to 20 times its size
 _PRINTABLE = bytes(range(32, 127))
 _ALL_ONES = 0xFFFFFFFF
@@ -69,6 +71,7 @@ class FitsFile:
         self._file = file
         self._size = size
         self._verified = set()
+        self._kept = 0, b""  # data that were verified last, and where they are: as a rule they are asked for next
         self.hdus = self._walk()
         if not with_checksums:
             self._verified.update(self.hdus)
@@ -145,9 +148,9 @@ class FitsFile:
         zero = -self._number(hdu, "BZERO", 0)
         if raw.dtype.kind not in "iu" or self._number(hdu, "BSCALE", 1) != 1 or zero != int(zero):
             raise self.bad("dtype", f"HDU {name} is not an integer bit mask (BITPIX {hdu.get('BITPIX')})")
-        if raw.size and raw.min() < zero:
+        if raw.size and zero > np.iinfo(raw.dtype).min and raw.min() < zero:
             raise self.bad("dtype", f"HDU {name} holds negative numbers, which no bit mask has")
-        return raw != int(zero)
+        return raw.view(raw.dtype.str[1:]) != np.array(int(zero), raw.dtype).view(raw.dtype.str[1:])  # bytes differ
 
     def table(self, name):
         """Return a function that gives the columns of a binary table.
@@ -244,6 +247,8 @@ class FitsFile:
         return np.frombuffer(data, dtype).reshape((stop - start, *shape[1:])), hdu
 
     def _verify(self, hdu, stated, whole):
+        if hdu.end - hdu.data_start <= _KEPT_BYTES:
+            self._kept = hdu.data_start, memoryview(self._read(hdu.data_start, hdu.end - hdu.data_start))
         header_sum = self._sum(hdu.start, hdu.data_start)
         data_sum = self._sum(hdu.data_start, hdu.end)
         if stated and (not str(stated).strip().isdecimal() or int(stated) != data_sum):
@@ -252,13 +257,13 @@ class FitsFile:
             raise self.bad("checksum", f"HDU {hdu.name} does not match its CHECKSUM: the file is damaged")
 
     def _sum(self, start, stop):
-        total = 0
-        for offset in range(start, stop, 1 << 23):
-            words = np.frombuffer(self._read(offset, min(1 << 23, stop - offset)), ">u4")
-            total = _add_ones_complement(total, int(words.sum(dtype="u8")))
-        return total
+        pieces = (self._read(offset, min(1 << 23, stop - offset)) for offset in range(start, stop, 1 << 23))
+        return _add_ones_complement(*(int(sum_words(np.frombuffer(piece, "u4"))) for piece in pieces))
 
     def _read(self, offset, n_bytes):
+        first, kept = self._kept
+        if first <= offset and offset + n_bytes <= first + len(kept):
+            return kept[offset - first : offset - first + n_bytes]
         try:
             self._file.seek(offset)
             data = self._file.read(n_bytes)

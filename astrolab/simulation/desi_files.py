@@ -12,7 +12,8 @@ import pandas as pd
 from astropy.io import fits
 from tqdm.auto import tqdm
 
-from astrolab.schema import OBJECT, check_spectra, median_snr
+from astrolab.medians import median_snr
+from astrolab.schema import OBJECT, check_spectra
 from astrolab.simulation.grid import CAMERAS, N_WAVELENGTH, WAVELENGTH
 from astrolab.simulation.instrument import EXPOSURE_TIME, coadd_ivar
 

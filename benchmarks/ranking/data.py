@@ -9,9 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.medians import median_snr
 from astrolab.readers.desi import read_desi
 from astrolab.readers.sdss import read_sdss
-from astrolab.schema import OBJECT, WAVELENGTH, WAVELENGTH_REST, median_snr
+from astrolab.schema import OBJECT, WAVELENGTH, WAVELENGTH_REST
 from astrolab.simulation.survey import simulate_survey
 from astrolab.spectra import to_restframe
 

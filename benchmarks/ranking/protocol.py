@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from astrolab.schema import OBJECT, median_snr
+from astrolab.medians import median_snr
+from astrolab.schema import OBJECT
 from benchmarks.ranking.families import ARTEFACT, ASTRO, make_hosts
 from benchmarks.ranking.rankers import PARTS, as_ranker, check_scores, together
 

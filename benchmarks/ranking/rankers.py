@@ -23,8 +23,9 @@ from sklearn.mixture import GaussianMixture
 from torch import nn
 
 from astrolab.anomaly.ranking import score_anomalies
+from astrolab.medians import median_snr
 from astrolab.models.pretrained import start_vaes
-from astrolab.schema import OBJECT, check_targetid, median_snr
+from astrolab.schema import OBJECT, check_targetid
 from astrolab.spectra import normalize_flux, rest_grid, to_restframe
 from astrolab.training import fit
 

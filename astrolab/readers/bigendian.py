@@ -1,0 +1,82 @@
+"""Big-endian numbers, as FITS files hold them, taken in by compiled loops: checksums, and the arms of a coadd."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def sum_words(words):
+    """Return the sum of big-endian words.
+
+    Parameters
+    ----------
+    words : numpy.ndarray, shape (n,), uint32
+        As they lie in the file, seen as the little-endian numbers of this machine.
+
+    Returns
+    -------
+    int
+        Their sum as big-endian numbers; exact for up to 2³² words.
+    """
+    total = np.uint64(0)
+    for k in range(len(words)):
+        total += np.uint64(_swapped(words[k]))
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_arm(raw_flux, raw_ivar, is_masked, n_overlap, flux, ivar, n_bad):
+    """Add an arm to spectra: weighted by inverse variance where another arm has seen, else copied.
+
+    Parameters
+    ----------
+    raw_flux, raw_ivar : numpy.ndarray, shape (object, n_wavelength), uint32
+        The bits of big-endian float32 numbers, as they lie in the file.
+    is_masked : numpy.ndarray, shape (object, n_wavelength) or (object, 0), bool
+        Pixels that must not be used.
+    n_overlap : int
+        Pixels, from the first on, that another arm has seen.
+    flux, ivar : numpy.ndarray, shape (object, n_wavelength), float32
+        Added to; flux is 0 where ivar is 0.
+    n_bad : numpy.ndarray, shape (object, 2), int
+        Filled with the number of pixels whose ivar is negative or not finite, and of the others with ivar above 0 whose
+        flux is not finite.
+    """
+    n_wavelength = raw_flux.shape[1]
+    flux_bits, ivar_bits = np.empty(n_wavelength, np.uint32), np.empty(n_wavelength, np.uint32)
+    own_flux, own_ivar = flux_bits.view(np.float32), ivar_bits.view(np.float32)
+    for i in range(len(raw_flux)):
+        for k in range(n_wavelength):
+            flux_bits[k], ivar_bits[k] = _swapped(raw_flux[i, k]), _swapped(raw_ivar[i, k])
+        for k in range(is_masked.shape[1]):
+            ivar_bits[k] = np.uint32(0) if is_masked[i, k] else ivar_bits[k]
+        n_bad[i, 0], n_bad[i, 1] = _blank(own_flux, own_ivar)
+        for k in range(n_overlap):
+            first, second = np.float64(ivar[i, k]), np.float64(own_ivar[k])
+            total, weight = first * flux[i, k] + second * own_flux[k], first + second
+            flux[i, k], ivar[i, k] = total / weight if weight > 0 else 0.0, weight
+        flux[i, n_overlap:], ivar[i, n_overlap:] = own_flux[n_overlap:], own_ivar[n_overlap:]
+
+
+@njit(nogil=True, cache=True)
+def _blank(flux, ivar):
+    """Set flux to 0 where ivar is 0, and all of an arm with an impossible ivar; return how many pixels were bad."""
+    n_bad_ivar, n_bad_flux = np.int32(0), np.int32(0)
+    for k in range(len(ivar)):
+        n_bad_ivar = np.int32(n_bad_ivar + (not ((ivar[k] >= 0) & (ivar[k] < np.inf))))
+    if n_bad_ivar:
+        ivar[:] = 0
+    for k in range(len(ivar)):
+        flux[k] = np.float32(0) if ivar[k] == 0 else flux[k]
+        n_bad_flux = np.int32(n_bad_flux + (not (np.abs(flux[k]) < np.inf)))
+    return n_bad_ivar, n_bad_flux
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _swapped(word):
+    return np.uint32(
+        (word >> np.uint32(24))
+        | ((word >> np.uint32(8)) & np.uint32(0xFF00))
+        | ((word << np.uint32(8)) & np.uint32(0xFF0000))
+        | (word << np.uint32(24))
+    )
