@@ -1,10 +1,9 @@
 """Speed and accuracy of classes and redshifts: ``python -m benchmarks.redshift``.
 
 Accuracy on real labelled spectra where ``ASTROLAB_REAL_DATA`` names a folder of them, with every failure: scan alone,
-network alone, and together, of all and of the objects that the network was neither trained nor calibrated on. The
-stars that the shipped set ``mixed`` was learned from are also judged by sets learned without them, in five folds by
-object, and so are the quasars whose redshifts are settled by sets learned from them. Broad absorption injected into
-real quasars; calibration and coverage on simulated spectra.
+network alone, and together, of all and of the objects that the network was neither trained nor calibrated on; and the
+whole engine by parts that have not seen the object judged (`benchmarks.redshift_held_out`). Broad absorption injected
+into real quasars; calibration and coverage on simulated spectra.
 
 Speed on simulated spectra, one core, in processor time, as a ratio to the matrix-product rate in the same run
 (``--speed`` alone); with ``--growth 1000 10000 100000`` how rate and memory grow with the store.
@@ -22,7 +21,6 @@ import torch
 import astrolab as al
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.readers import sdss
-from astrolab.redshift.build import build_quasar_templates, labelled_spectra
 from astrolab.redshift.candidates import HYPOTHESIS, velocity_between
 from astrolab.redshift.hypotheses import _SPECTRUM, block_hypotheses
 from astrolab.redshift.scan import BATCH, bin_spectra, clean_spectra, plan_all, scan_batch
@@ -32,6 +30,7 @@ from astrolab.redshift.training_spectra import part_of
 from astrolab.simulation.injections import smooth_spectra
 from astrolab.simulation.rare import inject_bal
 from benchmarks.redshift_growth import print_growth, product_rate, scan_flops
+from benchmarks.redshift_held_out import held_out_answers
 
 FIRST_REDSHIFT = len(_SPECTRUM) + HYPOTHESIS.index("redshift")  # column of a block
 LIMIT = {"QSO": 3000.0, "GALAXY": 1000.0, "STAR": 1000.0}  # km/s
@@ -136,25 +135,34 @@ def print_absorbed(spectra, truth):
         )
 
 
-def print_settled(folder, spectra, truth):
+def print_held_out(answers, held_out):
+    """Print counts in sample and held out of every learned part, and the failures held out."""
+    counts = {}
+    for name, table in (("shipped", answers), ("held out", held_out)):
+        own = table[table["truth_class"] != "SKY"]
+        counts[name] = own.groupby("truth_class")[["is_class", "is_near", "is_right"]].sum()
+    both = pd.concat(counts, axis=1)
+    both[("of", "")] = answers["truth_class"].value_counts()
+    print(both.to_string())
+    confident = held_out["redshift_warning"] & ~1 == 0
+    sky = held_out["truth_class"] == "SKY"
+    n_wrong = (confident & ~sky & ~held_out["is_right"]).sum()
+    print(
+        f"held out: confident {(confident & ~sky).sum()}, of them wrong {n_wrong}; sky fibres {(confident & sky).sum()}"
+    )
+    columns = ["file", "truth_class", "truth_z", "snr", "spectype", "subtype", "redshift", "redshift_warning"]
+    print(held_out.loc[~sky & ~held_out["is_right"], [*columns, "delta_chi2", "probability"]].to_string(index=False))
+
+
+def print_settled(spectra, truth, held_out):
     """Print the scatter of quasars before redshifts are settled, and settled by sets that do not hold them."""
-    table, flux, ivar = labelled_spectra(folder, "QSO")
     own = spectra["flux"].values, spectra["ivar"].values, spectra["wavelength"].values
-    options = {"n_best": 1, "with_network": True}
-    before = block_hypotheses(*own, open_templates(), **options)
-    after, redshift_err = before[:, FIRST_REDSHIFT].copy(), np.zeros(len(before))
-    for fold in range(5):
-        kept = (table["object_group"] % 5 != fold).to_numpy()
-        sets = build_quasar_templates(flux[kept], ivar[kept], table["truth_z"].to_numpy()[kept])
-        rows = np.flatnonzero(truth["object_group"] % 5 == fold)
-        found = block_hypotheses(own[0][rows], own[1][rows], own[2], open_templates(), **options, settling=sets)
-        after[rows], redshift_err[rows] = found[:, FIRST_REDSHIFT], found[:, FIRST_REDSHIFT + 1]
-    for name, redshift in (("by the scan's own sets", before[:, FIRST_REDSHIFT]), ("settled, held out", after)):
+    before = block_hypotheses(*own, open_templates(), n_best=1, with_network=True)
+    scanned = pd.DataFrame({"spectype": "QSO", "redshift": before[:, FIRST_REDSHIFT]})
+    for name, answers in (("by the scan's own sets", judged(scanned, truth)), ("settled, held out", held_out)):
         print(f"-- {name}")
-        answers = pd.DataFrame({"spectype": "QSO", "redshift": redshift, "redshift_err": redshift_err})
-        answers = judged(answers, truth)
         print_scatter(answers)
-    good = answers[answers["is_near"] & (answers["truth_class"] == "QSO")]
+    good = held_out[held_out["is_near"] & (held_out["truth_class"] == "QSO")]
     for level in (0.68, 0.95):
         low, high = al.redshift_intervals(good, level)
         inside = (low <= good["truth_z"]) & (good["truth_z"] <= high)
@@ -246,8 +254,11 @@ def print_quality():
         answers = judged(al.classify_spectra(spectra), truth)
         print_accuracy(answers)
         print_shares(answers)
+        print("== The same, every learned part held out")
+        held_out = judged(held_out_answers(folder, spectra, truth), truth)
+        print_held_out(answers, held_out)
         print("== Redshifts of quasars")
-        print_settled(folder, spectra, truth)
+        print_settled(spectra, truth, held_out)
         print("== Broad absorption injected into real quasars: redshifts wrong by more than 3,000 km/s")
         print_absorbed(spectra, truth)
         if (Path(folder) / "redrock-templates").is_dir():

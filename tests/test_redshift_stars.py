@@ -83,6 +83,21 @@ def test_the_prior_on_velocity_is_the_one_that_is_stated():
     assert np.allclose(chi2[0] - chi2[1], (redshift / one.redshift_sigma) ** 2, atol=1e-6)
 
 
+def test_a_choice_of_redshifts_costs():
+    """-2 ln of the prior density, relative to a star at rest; what is at one place alone pays nothing."""
+    for one in open_templates():
+        expected = 0.0
+        if one.spectype in ("QSO", "GALAXY"):
+            density = 1 / (one.redshift_max - one.redshift_min), 1 / (np.sqrt(2 * np.pi) * 200 / SPEED_OF_LIGHT)
+            expected = -2 * np.log(density[0] / density[1])
+            assert 13 < expected < 16
+        assert one.redshift_volume == pytest.approx(expected)
+    table = al.scan_redshifts(al.simulate_survey(3, seed=1, sky_fraction=0), n_best=2)
+    volume = {(one.spectype, one.subtype): one.redshift_volume for one in open_templates()}
+    own = [volume[key] for key in zip(table["spectype"], table["subtype"], strict=True)]
+    assert np.allclose(table["score"] - table["chi2"], own, atol=1e-6)
+
+
 def test_a_star_without_lines_is_at_rest_and_one_with_lines_where_they_are():
     featureless = draw_stars("DC", WAVELENGTH, 4, np.random.default_rng(2))
     fast = draw_stars("sdM", WAVELENGTH / (1 + 700 / SPEED_OF_LIGHT), 4, np.random.default_rng(3))

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.readers import sdss
-from astrolab.redshift.templates import _OWN, _QUASARS, TemplateSet, save_templates
+from astrolab.redshift.templates import _OWN, _QUASARS, STAR_SIGMA, TemplateSet, save_templates
 from astrolab.simulation.forest import forest_transmission
 from astrolab.simulation.galaxies import galaxy_flux
 from astrolab.simulation.grid import WAVELENGTH
@@ -32,7 +32,6 @@ _SYSTEMATIC = 0.05  # of the flux: no training spectrum counts for more than S/N
 _QUASAR_STEP = 2e-4
 _SETTLED_SMOOTH = 300.0  # km/s: without it χ² has ripples, of the noise of real spectra and of single narrow lines
 _STAR_LIMIT = 0.005
-_STAR_SIGMA = 200 / SPEED_OF_LIGHT  # of halo stars, seen from a Sun that goes round
 _STAR_STEP = 2e-4
 _GIANTS = 0.5
 _N_STARS = 120  # of each kind
@@ -273,7 +272,7 @@ def _star_kinds(rng):
 
 def _star_set(subtype, vectors, prior, grid, stride=1):
     step = grid[1] - grid[0]
-    return TemplateSet("STAR", subtype, vectors, prior, grid[0], step, -_STAR_LIMIT, _STAR_LIMIT, stride, _STAR_SIGMA)
+    return TemplateSet("STAR", subtype, vectors, prior, grid[0], step, -_STAR_LIMIT, _STAR_LIMIT, stride, STAR_SIGMA)
 
 
 def _smooth_set():

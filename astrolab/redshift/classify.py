@@ -51,7 +51,8 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
 
     The scan of all templates over all redshifts and a small network judge together: the network's redshift seeds a
     hypothesis of the scan, quasars with broad absorption are fitted again without it, and of all hypotheses the one of
-    the least score (χ² less 8 for each nat of the network's log-probability, 40 with broad absorption) is the answer.
+    the least score is the answer: χ², plus about 14 for what may lie at any redshift and not, as a star, here alone
+    (`TemplateSet.redshift_volume`), less 8 for each nat of the network's log-probability (40 with broad absorption).
     The others are kept. With AstroLab's own templates the redshift of a quasar is settled at last by sets learned from
     catalogued quasars (`astrolab.redshift.settle`).
 
@@ -74,10 +75,10 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
     pandas.DataFrame
         One row an object, in order: targetid; spectype (QSO, GALAXY, STAR), subtype; redshift, redshift_err (1 sigma,
         statistical; see `redshift_intervals`); redshift_warning (bits in `WARNINGS`, 0 = good); delta_chi2 (of the
-        score, to the next redshift or to a spectrum without features, whichever is nearer; without the network of χ²);
+        score, to the next redshift or to a spectrum without features, whichever is nearer);
         probability (see `class_probability`; at most 0.3 with the warning DISAGREES); source (scan, network or trough,
         see `scan_redshifts`);
-        spectype_scan and redshift_scan (of the least χ² of the scan alone); spectype_network ('' for an empty
+        spectype_scan and redshift_scan (of the least score of the scan alone); spectype_network ('' for an empty
         spectrum), redshift_network (0 for stars) and probability_network; bal_probability (of broad absorption, if it
         is a quasar); chi2; n_good (pixels); and spectype_k, redshift_k, delta_chi2_k, source_k of the hypotheses
         k = 2 … 5 (spectype '' where there is none). Of an object without a good pixel spectype is '' and redshift NaN.

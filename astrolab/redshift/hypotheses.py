@@ -56,17 +56,18 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
 
     with_network : bool, optional
         Ask the network too: it seeds hypotheses, those of quasars with broad absorption are refitted without it, and
-        hypotheses are sorted by `score`. Without it by chi2.
+        their scores know what it says.
 
     Returns
     -------
     pandas.DataFrame
         `n_best` rows an object, in the order of the objects and best first: targetid; hypothesis (1 is the best);
         spectype, subtype; redshift, redshift_err (1 sigma, statistical); chi2 (-2 ln evidence; χ² for templates without
-        priors); score (chi2 less what the network says for it); source (scan, network: the scan near the network's
+        priors); score (chi2, plus -2 ln of the prior density of its redshift, less what the network says for it: see
+        `TemplateSet.redshift_volume`); source (scan, network: the scan near the network's
         redshift, or trough: fitted without broad absorption); is_at_edge, is_negative, is_minimum; and of the spectrum
         n_good (pixels), is_poor (it had invalid pixels), chi2_null (of no model), chi2_smooth and score_smooth (of a
-        spectrum without features), spectype_scan and redshift_scan (of the scan's own least χ²), and the network's
+        spectrum without features), spectype_scan and redshift_scan (of the scan's own least score), and the network's
         probabilities and redshifts (NaN without it; see `astrolab.redshift.network.judge_spectra`). A
         hypothesis that there is not has spectype '' and redshift NaN.
 
@@ -212,19 +213,23 @@ def _settle(best, flux, weight, wavelength, templates, settling):
 
 
 def _scan_alone(found, templates):
-    """Set and redshift of the least χ² that the scan found by itself: (n_object, 2), NaN where there is none."""
+    """Set and redshift that the scan found best by itself: (n_object, 2), NaN where there is none."""
     is_own = np.array([bool(one.spectype) for one in templates] + [False])
     number = np.where(np.isfinite(found[..., 0]), found[..., 0], len(templates)).astype("int64")
     is_seeded = np.nan_to_num(found[..., 4]).astype("int64") & FROM_NETWORK > 0
-    chi2 = np.where(is_own[number] & ~is_seeded & np.isfinite(found[..., 3]), found[..., 3], np.inf)
-    rows, best = np.arange(len(found)), chi2.argmin(axis=1)
-    return np.where(np.isfinite(chi2[rows, best])[:, None], found[rows, best, :2], np.nan)
+    volume = np.array([*(one.redshift_volume for one in templates), 0.0])
+    is_known = is_own[number] & ~is_seeded & np.isfinite(found[..., 3])
+    score = np.where(is_known, found[..., 3] + volume[number], np.inf)
+    rows, best = np.arange(len(found)), score.argmin(axis=1)
+    return np.where(np.isfinite(score[rows, best])[:, None], found[rows, best, :2], np.nan)
 
 
 def _fill_scores(found, templates, judgement, log_probability):
     classes = np.array([*(one.spectype for one in templates), ""])
     number = np.where(np.isfinite(found[..., 0]), found[..., 0], len(templates)).astype("int64")
-    found[..., 5] = score_of(found[..., 3], judgement, log_probability, classes[number], found[..., 1])
+    volume = np.array([*(one.redshift_volume for one in templates), 0.0])
+    own = classes[number], found[..., 1]
+    found[..., 5] = score_of(found[..., 3] + volume[number], judgement, log_probability, *own)
 
 
 def _with_refits(found, flux, weight, wavelength, templates, judgement):

@@ -18,10 +18,13 @@ from astropy.io import fits
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from astrolab.lines import SPEED_OF_LIGHT
+
 _OWN = files("astrolab.redshift") / "templates.safetensors"
 _QUASARS = files("astrolab.redshift") / "quasars.safetensors"
 _REDROCK_STEP = 1e-4
 _STAR_LIMIT = 0.005  # 1500 km/s
+STAR_SIGMA = 200 / SPEED_OF_LIGHT  # of halo stars, seen from a Sun that goes round
 # where a Redrock file does not state its redshifts
 _REDROCK_RANGES = {"STAR": (-_STAR_LIMIT, _STAR_LIMIT), "GALAXY": (-_STAR_LIMIT, 1.7), "QSO": (0.05, 6.0)}
 _KEYS = (
@@ -74,6 +77,16 @@ class TemplateSet:
     def log_wavelength(self):
         """log10 of the rest wavelengths in Å, shape (n_rest,)."""
         return self.log_first + self.log_step * np.arange(self.vectors.shape[1])
+
+    @property
+    def redshift_volume(self):
+        """-2 ln of the prior density at any one redshift, less that of a star at rest: what it costs to have a choice.
+
+        A set that is right at one of many redshifts must beat one that could be right only here by more than chance.
+        """
+        width = self.redshift_max - self.redshift_min
+        has_choice = width > 0 and np.isinf(self.redshift_sigma)
+        return 2 * np.log(width / (np.sqrt(2 * np.pi) * STAR_SIGMA)) if has_choice else 0.0
 
 
 def open_templates(path=None):
