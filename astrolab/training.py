@@ -341,13 +341,10 @@ def _train_epoch(loss_of, model, state, part, batch_size, seed, team):
 
 
 @torch.no_grad()
-def _valid_loss(model, part, team, batch_size=1024):
+def _valid_loss(model, part, team):
     model.eval()
     flux, ivar = (team.share(rows) for rows in part)
-    total = sum(
-        float(model.loss(flux[i : i + batch_size], ivar[i : i + batch_size]).sum())
-        for i in range(0, len(flux), batch_size)
-    )
+    total = sum(float(model.loss(flux[i : i + 1024], ivar[i : i + 1024]).sum()) for i in range(0, len(flux), 1024))
     return team.sum(total) / len(part[0])
 
 

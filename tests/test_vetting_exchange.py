@@ -14,7 +14,7 @@ from astrolab.vetting.campaigns import open_campaign
 from astrolab.vetting.exchange import COLUMNS, FORMATS, export_verdicts, read_verdicts, verdict_table
 
 FIRST_ID = 2**53 + 1
-SUFFIX = {"votable": "vot", "prospect": "csv"}
+SUFFIX = {"prospect": "csv"}
 COMMENTS = [
     "=cmd|' /C calc'!A0",
     "+1+1",

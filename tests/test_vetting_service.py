@@ -53,7 +53,6 @@ def test_a_session_stores_who_what_and_where(campaign, catalog):
 ACTIONS = {
     "store_verdict": ("vetter", lambda s: s.store_verdict(FIRST_ID, "anomaly")),
     "undo_verdict": ("vetter", lambda s: s.undo_verdict()),
-    "all_verdicts": ("lead", lambda s: s.all_verdicts()),
     "agreement": ("lead", lambda s: s.agreement()),
     "confusion": ("lead", lambda s: s.confusion()),
     "self_consistency": ("lead", lambda s: s.self_consistency()),

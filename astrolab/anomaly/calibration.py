@@ -39,8 +39,8 @@ class Peers:
     slope: np.ndarray
 
 
-def peer_scores(values, matched, seed=0):
-    """Express scores in robust standard deviations above those of each object's peers.
+def fit_peers(values, matched, seed=0):
+    """Learn what scores are expected of an object, from its peers.
 
     The peers are the nearest objects in the columns of `matched`, each turned into normal scores first. A raw score
     that grows with S/N or redshift for every object alike comes out without that trend.
@@ -53,27 +53,6 @@ def peer_scores(values, matched, seed=0):
         What peers must have in common, such as redshift, S/N and number of good pixels; finite.
     seed : int, optional
         Seed of the reference sample that a large survey is compared with.
-
-    Returns
-    -------
-    numpy.ndarray, shape (object, n_score)
-        ``(value - expected) / spread``: a plane fitted through the peers' scores (Cleveland 1979: local regression),
-        and 1.4826 times their median absolute deviation from it; finite.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> snr = rng.uniform(1, 10, 1000)
-    >>> score = 5 * snr + rng.normal(size=1000)
-    >>> score[0] += 10
-    >>> int(np.argmax(peer_scores(score[:, None], snr[:, None])[:, 0]))
-    0
-    """
-    return compare_with_peers(fit_peers(values, matched, seed), values, matched)
-
-
-def fit_peers(values, matched, seed=0):
-    """Learn what scores are expected of an object, from its peers; arguments as for `peer_scores`.
 
     Returns
     -------
@@ -104,12 +83,22 @@ def compare_with_peers(peers, values, matched):
     peers : Peers
         From `fit_peers`.
     values, matched : numpy.ndarray, shape (object, n_score), (object, n_column)
-        As for `peer_scores`; of the objects that the peers were fitted on, or of others.
+        As for `fit_peers`; of the objects that the peers were fitted on, or of others.
 
     Returns
     -------
     numpy.ndarray, shape (object, n_score)
-        Robust standard deviations above the peers.
+        ``(value - expected) / spread``: a plane fitted through the peers' scores (Cleveland 1979: local regression),
+        and 1.4826 times their median absolute deviation from it; finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> snr = rng.uniform(1, 10, (1000, 1))
+    >>> score = 5 * snr + rng.normal(size=(1000, 1))
+    >>> score[0] += 10
+    >>> int(np.argmax(compare_with_peers(fit_peers(score, snr), score, snr)))
+    0
     """
     place, tree = normal_scores(peers.quantiles, matched), cKDTree(peers.place)
     batches = [slice(start, start + _BATCH) for start in range(0, len(values), _BATCH)]

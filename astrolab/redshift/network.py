@@ -91,7 +91,7 @@ def classifier_card():
     return json.loads(_OWN.with_suffix(".json").read_text())
 
 
-def judge_spectra(flux, weight, wavelength, model=None):
+def judge_spectra(flux, weight, wavelength):
     """Let the network judge cleaned spectra.
 
     Parameters
@@ -100,8 +100,6 @@ def judge_spectra(flux, weight, wavelength, model=None):
         As `astrolab.redshift.scan.clean_spectra` gives them; weight 0 counts for nothing.
     wavelength : numpy.ndarray, shape (n_wavelength,)
         Observed frame, vacuum, Å.
-    model : SpectrumClassifier, optional
-        The shipped one by default.
 
     Returns
     -------
@@ -112,7 +110,7 @@ def judge_spectra(flux, weight, wavelength, model=None):
     log_probability : numpy.ndarray, shape (n_object, 2 N_REDSHIFT + 2), float32
         ln of the probability of each class and redshift bin, as the network gives it.
     """
-    model = open_classifier() if model is None else model
+    model = open_classifier()
     padded = [np.zeros((-(-max(len(flux), 1) // BATCH) * BATCH, N_WAVELENGTH), "float32") for _ in range(2)]
     for own, one in zip(padded, to_network_grid(flux, weight, wavelength), strict=True):
         own[: len(flux)] = one
@@ -152,8 +150,8 @@ def summarize(log_probability, offset, bal_logit):
     return out
 
 
-def probability_near(log_probability, spectype, redshift, reach=1.5):
-    """Return the network's probability of a class and a redshift.
+def probability_near(log_probability, spectype, redshift):
+    """Return the network's probability of a class and a redshift, 1.5 bins on either side included.
 
     Parameters
     ----------
@@ -163,8 +161,6 @@ def probability_near(log_probability, spectype, redshift, reach=1.5):
         QSO, GALAXY, STAR, or empty for nothing.
     redshift : numpy.ndarray, shape (n_object, n_hypothesis)
         Not used for stars and nothing.
-    reach : float, optional
-        Bins on either side that count, the outermost in part.
 
     Returns
     -------
@@ -180,7 +176,7 @@ def probability_near(log_probability, spectype, redshift, reach=1.5):
     nearest = np.round(place).astype(int)
     for step in range(-2, 3):
         at = nearest + step
-        share = np.clip(reach + 0.5 - np.abs(at - place), 0, 1) * ((at >= 0) & (at < N_REDSHIFT))
+        share = np.clip(2 - np.abs(at - place), 0, 1) * ((at >= 0) & (at < N_REDSHIFT))
         total += share * np.take_along_axis(probability, first + np.clip(at, 0, N_REDSHIFT - 1), 1)
     total = np.where(known, total, 0)
     total = np.where(spectype == "STAR", probability[:, -2:-1], total)

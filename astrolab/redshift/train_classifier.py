@@ -132,8 +132,8 @@ def figures(model, part):
     return out
 
 
-def calibration_error(stated, is_right, n_bins=10):
-    """Return the expected calibration error: the mean of |stated - right| over bins of like numbers of spectra.
+def calibration_error(stated, is_right):
+    """Return the expected calibration error: the mean of |stated - right| over ten bins of probability.
 
     Parameters
     ----------
@@ -141,8 +141,6 @@ def calibration_error(stated, is_right, n_bins=10):
         Stated probabilities.
     is_right : numpy.ndarray, shape (n_object,), bool
         Whether the answer was right.
-    n_bins : int, optional
-        Bins of equal width in probability.
 
     Returns
     -------
@@ -154,7 +152,7 @@ def calibration_error(stated, is_right, n_bins=10):
     >>> calibration_error(np.array([1.0, 1.0, 0.5, 0.5]), np.array([True, True, True, False]))
     0.0
     """
-    number = np.minimum((np.asarray(stated) * n_bins).astype(int), n_bins - 1)
+    number = np.minimum((np.asarray(stated) * 10).astype(int), 9)
     total = 0.0
     for k in np.unique(number):
         own = number == k

@@ -108,7 +108,7 @@ def refit_quasar(flux, weight, log_wavelength, templates, redshift):
     return fit
 
 
-def measure_absorption(flux, weight, ivar, wavelength, redshift, templates=None):
+def measure_absorption(flux, weight, ivar, wavelength, redshift):
     """Measure balnicity and absorption index of C IV.
 
     Parameters
@@ -121,8 +121,6 @@ def measure_absorption(flux, weight, ivar, wavelength, redshift, templates=None)
         Observed frame, vacuum, Å.
     redshift : numpy.ndarray, shape (n_object,)
         Of each object.
-    templates : sequence of TemplateSet, optional
-        AstroLab's own by default.
 
     Returns
     -------
@@ -130,8 +128,7 @@ def measure_absorption(flux, weight, ivar, wavelength, redshift, templates=None)
         Balnicity and its error, absorption index and its error (km/s; noise only, not that of the fitted quasar), and
         the flag: NaN and 1 where C IV and the 25,000 km/s blueward are not covered.
     """
-    templates = open_templates() if templates is None else templates
-    log_wavelength = np.log10(wavelength)
+    templates, log_wavelength = open_templates(), np.log10(wavelength)
     out = np.full((len(flux), 5), np.nan)
     out[:, 4] = NOT_VISIBLE
     for i, z in enumerate(redshift):

@@ -76,11 +76,11 @@ def _row(one):
     )
 
 
-def _strangest(path, n_rows=10):
+def _strangest(path):
     import pandas as pd
 
     columns = ["targetid", "redshift", "anomaly_score", "reasons"]
-    ranking = pd.read_parquet(path, columns=[*columns, "anomaly_rank"]).nsmallest(n_rows, "anomaly_rank")
+    ranking = pd.read_parquet(path, columns=[*columns, "anomaly_rank"]).nsmallest(10, "anomaly_rank")
     table = Table("rank", *columns, title=f"the {len(ranking)} strangest")
     for rank, row in enumerate(ranking[columns].itertuples(index=False), start=1):
         table.add_row(str(rank), str(row.targetid), f"{row.redshift:.4f}", f"{row.anomaly_score:.3g}", str(row.reasons))

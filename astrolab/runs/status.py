@@ -173,9 +173,9 @@ def _count(step):
     }
 
 
-def _rate(paths, n_newest=20):
-    """Return chunks per second of the newest ones, up to now."""
-    times = sorted(path.stat().st_mtime for path in paths)[-n_newest - 1 :]
+def _rate(paths):
+    """Return chunks per second of the newest 20."""
+    times = sorted(path.stat().st_mtime for path in paths)[-21:]
     if len(times) < 2:
         return None
     return (len(times) - 1) / max(times[-1] - times[0], 1e-3)

@@ -379,8 +379,8 @@ def _columns_between(wavelength, redshift, reach, line):
     return slice(*np.searchsorted(wavelength, (low, high)))
 
 
-def _voigt_depth(wavelength, absorber, log_nhi, line, strength, damping, doppler=30.0):
-    centre = line * (1 + absorber)
+def _voigt_depth(wavelength, absorber, log_nhi, line, strength, damping):
+    centre, doppler = line * (1 + absorber), 30.0  # Å, km/s
     width = centre * doppler / SPEED_OF_LIGHT
     a = damping * line * 1e-8 / (4 * np.pi * doppler * 1e5)
     peak = 1.497e-2 * strength * line * 1e-8 / (doppler * 1e5) * 10**log_nhi

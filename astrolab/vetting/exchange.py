@@ -62,7 +62,9 @@ PROSPECT_COLUMNS = (
 )
 FORMATS = ("csv", "json", "parquet", "fits", "votable", "prospect")
 _PROSPECT_DEFAULTS = dict.fromkeys(PROSPECT_COLUMNS[1:7], "-1")
-_KIND_OF = {f".{kind}": kind for kind in ("csv", "json", "parquet", "fits")} | {".vot": "votable", ".xml": "votable"}
+_KIND_OF = {f".{kind}": kind for kind in ("csv", "json", "parquet", "fits")} | dict.fromkeys(
+    (".votable", ".vot", ".xml"), "votable"
+)
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet would compute
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")  # in prospect's columns these are texts
 _NUMBERS = {"quality": int, "redshift": float, "seconds_spent": float}
@@ -160,7 +162,8 @@ def read_verdicts(path):
     Parameters
     ----------
     path : path-like
-        Its name ends in .csv, .json, .parquet, .fits, .vot or .xml; a CSV with a column ``VI_scanner`` is prospect's.
+        Its name ends in .csv, .json, .parquet, .fits, .votable, .vot or .xml; a CSV with a column ``VI_scanner`` is
+        prospect's.
 
     Returns
     -------

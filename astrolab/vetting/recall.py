@@ -90,23 +90,21 @@ def estimate_recall(offered, labels):
     return _recall(len(offered), int(is_vetted.sum()), int(is_anomaly.sum()), len(sample), n_remaining, low, high)
 
 
-def count_interval(n_objects, n_sample, n_hits, level=LEVEL):
+def count_interval(n_objects, n_sample, n_hits):
     """Estimate how many of some objects are hits, from a simple random sample without replacement.
 
     Parameters
     ----------
     n_objects, n_sample, n_hits : int or array of int
         Objects, those drawn, and the hits among the drawn ones; arrays estimate many samples at once.
-    level : float, optional
-        Of the interval: mid-P inversion of the hypergeometric distribution, which covers close to `level` (the
-        Clopper-Pearson interval, without the mid-P, covers more than it says).
 
     Returns
     -------
     estimate : float
         ``n_objects * n_hits / n_sample``; NaN where nothing was drawn.
     low, high : int
-        The interval.
+        The 95 % interval: mid-P inversion of the hypergeometric distribution, which covers close to that (the
+        Clopper-Pearson interval, without the mid-P, covers more than it says).
 
     Examples
     --------
@@ -115,7 +113,7 @@ def count_interval(n_objects, n_sample, n_hits, level=LEVEL):
     (100.0, 55, 167)
     """
     n_objects, n_sample, n_hits = np.broadcast_arrays(n_objects, n_sample, n_hits)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     least, most = n_hits.astype("i8"), (n_objects - n_sample + n_hits).astype("i8")
     low = _bisect(lambda n: _tail(n_objects, n, n_sample, n_hits, above=True) > tail, least, most)
     high = _bisect(lambda n: _tail(n_objects, n, n_sample, n_hits, above=False) <= tail, least, most + 1) - 1

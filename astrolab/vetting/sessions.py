@@ -229,11 +229,6 @@ class Session:
 
     # --- what a lead does
 
-    def all_verdicts(self):
-        """Return every event of the run, marks included; for leads."""
-        self._require("lead", "see everyone's verdicts")
-        return self._events()
-
     def agreement(self, of="label"):
         """Measure agreement, see `measure_agreement`; for leads."""
         return agreement.measure_agreement(self._shared("see agreement"), of)

@@ -155,8 +155,8 @@ def bootstrap_weights(groups, n_draw, rng):
     return counts[:, number].astype(float)
 
 
-def interval(value, draws, level=0.95):
-    """Return a figure with its interval: ``{"value", "low", "high"}``; the ends are None where there is none.
+def interval(value, draws):
+    """Return a figure with its 95 % interval: ``{"value", "low", "high"}``; the ends are None where there is none.
 
     Parameters
     ----------
@@ -164,8 +164,6 @@ def interval(value, draws, level=0.95):
         The figure of the sample itself.
     draws : numpy.ndarray, shape (n_draw,)
         The figure in each bootstrap sample; NaN where it is undefined.
-    level : float, optional
-        Share of the draws inside.
 
     Returns
     -------
@@ -177,7 +175,7 @@ def interval(value, draws, level=0.95):
     if len(draws) < 20:
         return {"value": value, "low": None, "high": None}
     # "lower": S50 may be infinite, and between a number and infinity there is nothing to interpolate
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="lower")
+    low, high = np.quantile(draws, [0.025, 0.975], method="lower")
     return {"value": value, "low": float(low), "high": float(high)}
 
 
