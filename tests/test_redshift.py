@@ -491,6 +491,18 @@ def test_templates_that_do_not_cover_the_grid_are_refused(survey):
         al.classify_spectra(survey, [short])
 
 
+@pytest.mark.parametrize("templates", [[], "templates.safetensors"])
+def test_what_is_no_template_set_is_refused(survey, templates):
+    with pytest.raises(ValueError, match="expected some, as open_templates"):
+        al.classify_spectra(survey, templates)
+
+
+def test_templates_are_saved_under_a_name_that_opens_again(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.safetensors"):
+        save_templates(open_templates(), tmp_path / "templates.fits")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_vectors_are_those_that_made_the_spectra():
     rng = np.random.default_rng(0)
     place = np.linspace(0, 1, 200)

@@ -17,6 +17,7 @@ import torch
 from numba import njit
 
 from astrolab.lines import SPEED_OF_LIGHT
+from astrolab.redshift.templates import TemplateSet
 
 LOG_BIN = 3e-4  # of log10 wavelength: 207 km/s
 BATCH = 128  # spectra in a matrix product: fixed, so that a spectrum's result does not hang on its neighbours
@@ -153,6 +154,8 @@ def _cached_plan(one, wavelength):
 
 def plan_all(templates, wavelength):
     """Prepare the scan of all sets on one grid; what was prepared before is remembered."""
+    if not templates or not all(isinstance(one, TemplateSet) for one in templates):
+        raise ValueError("the templates are no template sets, expected some, as open_templates(path) gives them.")
     key = np.ascontiguousarray(wavelength, "float64").tobytes()
     return [_cached_plan(one, key) for one in templates]
 

@@ -166,7 +166,15 @@ def save_templates(templates, path, card=None):
         File to write, ``.safetensors``; the card goes to the same name with ``.json``.
     card : dict, optional
         What to say about them.
+
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise: `open_templates` knows the format by it.
     """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"save_templates got '{path}', expected a name that ends in .safetensors.")
     arrays, described = {}, []
     for i, one in enumerate(templates):
         scale = np.abs(one.vectors).max(axis=1)
@@ -174,7 +182,6 @@ def save_templates(templates, path, card=None):
         arrays[f"{i}.scale"], arrays[f"{i}.prior_err"] = scale.astype("float64"), one.prior_err.astype("float64")
         described.append({key: getattr(one, key) for key in _KEYS})
     content = save(arrays, metadata={"templates": json.dumps(described)})
-    path = Path(path)
     path.write_bytes(content)
     sets = [f"{one.spectype or 'smooth'} {one.subtype}: {len(one.vectors)} vectors" for one in templates]
     card = (card or {}) | {"sets": sets, "sha256": sha256(content).hexdigest()}
