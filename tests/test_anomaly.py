@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,6 +111,17 @@ def test_the_same_bytes_on_one_and_two_workers_and_in_this_process(vae, rest_qua
         with LocalCluster(**options) as cluster, Client(cluster):
             there = al.score_anomalies(vae, lazy).ranking
         pd.testing.assert_frame_equal(there, here, check_exact=True)
+
+
+@pytest.mark.parametrize("lazy", [{"flux": (70, 80)}, {"ivar": (70, -1)}, {"flux": (70, -1), "ivar": (50, 200)}])
+def test_flux_and_ivar_may_be_in_chunks_of_their_own(vae, rest_quasars, ranking, lazy):
+    mixed = {name: (DIMS, da.from_array(rest_quasars[name].values, chunks=chunks)) for name, chunks in lazy.items()}
+    again = al.score_anomalies(vae, rest_quasars.assign(mixed)).ranking
+    np.testing.assert_allclose(
+        again.set_index("targetid")["anomaly_score"],
+        ranking.set_index("targetid")["anomaly_score"].loc[again["targetid"]],
+        atol=1e-3,
+    )
 
 
 def test_every_object_is_ranked_or_says_why_not(vae, rest_quasars):

@@ -19,7 +19,7 @@ from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
 from astrolab.schema import WAVELENGTH_REST
-from astrolab.stores.passes import map_chunks
+from astrolab.stores.passes import map_chunks, whole_spectra
 
 # widths, in rest-grid pixels, of the windows in which residuals are added up: narrow lines to broad troughs
 BAND_WIDTHS = (1, 4, 16, 64)
@@ -117,7 +117,7 @@ def raw_scores(models, spectra, *, chunks_dir=None):
     models = as_members(models)
     packed = [model_to_bytes(model) for model in models]
     columns = block_columns(packed[0][0][1]["n_latent"], len(models))
-    flux, ivar = (_whole_spectra(spectra[name].data) for name in ("flux", "ivar"))
+    flux, ivar = whole_spectra(spectra, _BATCH)
     redshift = da.from_array(spectra["redshift"].values[:, None], chunks=(flux.chunks[0], 1))
     scores = map_chunks(
         score_block,
@@ -308,10 +308,3 @@ def _cached_model(name, config, weights):
 
 def _tensor(block):
     return torch.from_numpy(np.ascontiguousarray(block, dtype="float32"))
-
-
-def _whole_spectra(array):
-    """Return a Dask array in which every chunk holds whole spectra."""
-    if not isinstance(array, da.Array):
-        return da.from_array(array, chunks=(_BATCH, -1))
-    return array if array.numblocks[1] == 1 else array.rechunk({1: -1})

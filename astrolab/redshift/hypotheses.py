@@ -1,7 +1,6 @@
 """Hypotheses of class and redshift for every spectrum: scan all template sets, refine the best minima, sort them."""
 
 import dask
-import dask.array as da
 import numpy as np
 import pandas as pd
 import torch
@@ -25,9 +24,8 @@ from astrolab.redshift.second_opinion import network_seeds, refit_absorbed, scor
 from astrolab.redshift.settle import settle_quasars, settling_sets
 from astrolab.redshift.templates import open_templates
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
-from astrolab.stores.passes import map_chunks
+from astrolab.stores.passes import map_chunks, whole_spectra
 
-_CHUNK = 1024
 # columns of a block: these of the spectrum, then those of each hypothesis (`HYPOTHESIS`)
 _SPECTRUM = ("n_good", "is_poor", "chi2_null", "chi2_smooth", "score_smooth", "scan_set", "redshift_scan", *COLUMNS)
 
@@ -96,7 +94,7 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
     templates = tuple(open_templates() if templates is None else templates)
     wavelength = np.asarray(spectra[WAVELENGTH].values, "float64")
     plan_all(templates, wavelength)  # so that templates that do not fit are refused here
-    flux, ivar = (_whole_spectra(spectra[name].data) for name in ("flux", "ivar"))
+    flux, ivar = whole_spectra(spectra)
     block = map_chunks(
         block_hypotheses,
         flux,
@@ -316,10 +314,3 @@ def _table(block, targetid, templates, n_best):
     scan = table.pop("scan_set").fillna(len(templates)).to_numpy("int64")
     table["spectype_scan"] = np.array([*(one.spectype for one in templates), ""], dtype=object)[scan]
     return table.astype({"n_good": "int64", "is_poor": "bool"})
-
-
-def _whole_spectra(array):
-    """Return a Dask array in which every chunk holds whole spectra."""
-    if not isinstance(array, da.Array):
-        return da.from_array(array, chunks=(_CHUNK, -1))
-    return array if array.numblocks[1] == 1 else array.rechunk({1: -1})

@@ -6,12 +6,12 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from astrolab.redshift.hypotheses import _whole_spectra
 from astrolab.redshift.line_fits import N_COLUMN, NOT_VISIBLE, fit_power_law, measure_line
 from astrolab.redshift.scan import clean_spectra
 from astrolab.redshift.troughs import ABSORPTION, measure_absorption
 from astrolab.schema import OBJECT, WAVELENGTH, SchemaError, check_spectra
 from astrolab.spectra import pixel_edges
+from astrolab.stores.passes import whole_spectra
 
 
 class MeasuredLine(NamedTuple):
@@ -114,7 +114,7 @@ def measure_lines(spectra, redshift=None):
     n = spectra.sizes[OBJECT]
     if redshift.shape != (n,):
         raise ValueError(f"redshift has shape {redshift.shape}, expected ({n},): one for each object.")
-    flux, ivar = (_whole_spectra(spectra[name].data) for name in ("flux", "ivar"))
+    flux, ivar = whole_spectra(spectra)
     columns = _columns()
     table = da.map_blocks(
         measure_block,

@@ -23,6 +23,25 @@ _CHECK_SECONDS = 2
 _RESUMABLE = "finished chunks are kept: start a cluster, and run the same again."
 
 
+def whole_spectra(spectra, n_rows=1024):
+    """Return flux and ivar as Dask arrays that are chunked alike, whole spectra in every chunk.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Spectra in either frame; flux and ivar in memory or lazy, each in chunks of its own.
+    n_rows : int, optional
+        Spectra in a chunk where the flux is in memory.
+
+    Returns
+    -------
+    flux, ivar : dask.array.Array, shape (object, n_wavelength)
+    """
+    flux, ivar = spectra["flux"].data, spectra["ivar"].data
+    flux = flux.rechunk({1: -1}) if isinstance(flux, da.Array) else da.from_array(flux, chunks=(n_rows, -1))
+    return flux, ivar.rechunk(flux.chunks) if isinstance(ivar, da.Array) else da.from_array(ivar, chunks=flux.chunks)
+
+
 def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, **options):
     """Apply a function to every chunk of rows on the Dask cluster in use, and gather the results.
 
