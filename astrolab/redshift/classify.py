@@ -76,8 +76,8 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
         One row an object, in order: targetid; spectype (QSO, GALAXY, STAR), subtype; redshift, redshift_err (1 sigma,
         statistical; see `redshift_intervals`); redshift_warning (bits in `WARNINGS`, 0 = good); delta_chi2 (of the
         score, to the next redshift or to a spectrum without features, whichever is nearer);
-        probability (see `class_probability`; at most 0.3 with the warning DISAGREES); source (scan, network or trough,
-        see `scan_redshifts`);
+        probability (see `class_probability`; at most 0.3 with the warning DISAGREES, 0 with NEGATIVE_MODEL); source
+        (scan, network or trough, see `scan_redshifts`);
         spectype_scan and redshift_scan (of the least score of the scan alone); spectype_network ('' for an empty
         spectrum), redshift_network (0 for stars) and probability_network; bal_probability (of broad absorption, if it
         is a quasar); chi2; n_good (pixels); and spectype_k, redshift_k, delta_chi2_k, source_k of the hypotheses
@@ -88,7 +88,7 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
     SchemaError
         If the spectra are not in the observed frame.
     ValueError
-        If a template set covers the grid at no redshift.
+        If a template set covers the grid at no redshift, the grid is too coarse for lines, or there are no templates.
 
     References
     ----------
@@ -114,6 +114,7 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
     opinions = _opinions(found)
     disagrees = _disagreement(found, opinions)
     probability = class_probability(found, TEMPERATURE_NETWORK if with_network else TEMPERATURE)
+    capped = np.minimum(probability, _RIGHT_ANYWAY)
     columns = {
         "targetid": found["targetid"][:, 0],
         "spectype": found["spectype"][:, 0].astype(str),
@@ -122,7 +123,7 @@ def classify_spectra(spectra, templates=None, *, device="auto", chunks_dir=None,
         "redshift_err": found["redshift_err"][:, 0],
         "redshift_warning": _warnings(found, is_small, is_target, coverage) | disagrees,
         "delta_chi2": delta_chi2,
-        "probability": np.where(disagrees, np.minimum(probability, _RIGHT_ANYWAY), probability),
+        "probability": np.where(found["is_negative"][:, 0], 0, np.where(disagrees, capped, probability)),
         "source": found["source"][:, 0].astype(str),
     }
     columns |= opinions

@@ -74,7 +74,7 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
     SchemaError
         If the spectra are not in the observed frame.
     ValueError
-        If a template set covers the grid at no redshift.
+        If a template set covers the grid at no redshift, the grid is too coarse for lines, or there are no templates.
 
     References
     ----------
@@ -91,7 +91,8 @@ def scan_redshifts(spectra, templates=None, *, n_best=5, device="auto", chunks_d
         raise SchemaError(
             "the spectra are in the rest frame, expected dims ('object', 'wavelength'): give them as read."
         )
-    templates = tuple(open_templates() if templates is None else templates)
+    templates = open_templates() if templates is None else templates
+    templates = tuple(templates) if np.iterable(templates) else ()
     wavelength = np.asarray(spectra[WAVELENGTH].values, "float64")
     plan_all(templates, wavelength)  # so that templates that do not fit are refused here
     flux, ivar = whole_spectra(spectra)

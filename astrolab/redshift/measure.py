@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from astrolab.redshift.line_fits import N_COLUMN, NOT_VISIBLE, fit_power_law, measure_line
-from astrolab.redshift.scan import clean_spectra
+from astrolab.redshift.scan import clean_spectra, in_range
 from astrolab.redshift.troughs import ABSORPTION, measure_absorption
 from astrolab.schema import OBJECT, WAVELENGTH, SchemaError, check_spectra
 from astrolab.spectra import pixel_edges
@@ -167,8 +167,9 @@ def measure_block(flux, ivar, redshift, wavelength):
             row.append(own)
         parts.append(np.concatenate(row))
     lines = np.array(parts).reshape(len(flux), 4 + N_COLUMN * len(LINES))
-    clean, weight, _ = clean_spectra(flux, ivar, wavelength)
-    absorption = measure_absorption(clean, weight, good_ivar, wavelength, redshift[:, 0])
+    near = in_range(good_flux, good_ivar)
+    clean, weight, _ = clean_spectra(*near, wavelength)
+    absorption = measure_absorption(clean, weight, near[1], wavelength, redshift[:, 0])
     return np.concatenate([lines, absorption], axis=1)
 
 

@@ -28,6 +28,8 @@ _MIN_SIGNIFICANCE = 0.3  # an amplitude below this many sigma tells nothing abou
 SYSTEMATIC = 0.03  # of the flux: no template is better than this, and no pixel counts for more than S/N 33
 _SYSTEMATIC_WINDOW = 0.0075  # half width in log10 wavelength over which |flux| is averaged for it
 _APART = 1500 / SPEED_OF_LIGHT / np.log(10)  # minima nearer than this are one
+_FAINTEST, _BRIGHTEST = 1e-6, 1e6  # median flux in any unit; what lies beyond is scaled
+_WIDEST_PIXEL = 1400.0  # km/s
 _COVER_MIN = 0.95  # part of the grid that a set must cover at a redshift to be tried there
 
 
@@ -89,10 +91,12 @@ def clean_spectra(flux, ivar, wavelength):
     -------
     flux, weight : numpy.ndarray, float32
         Weight is ``1 / (1 / ivar + (0.03 level)²)``, where the level is the mean absolute flux over 3.5 % of
-        wavelength; both are 0 where ``ivar == 0`` and where flux is not finite or ivar negative or not finite.
+        wavelength; both are 0 where ``ivar == 0`` and where flux is not finite or ivar negative or not finite. Spectra
+        in units far from 1 (median below 1e-6 or above 1e6) are brought near it, by a power of 4.
     is_poor : numpy.ndarray, shape (n_object,), bool
         Whether there were pixels of the latter kind.
     """
+    flux, ivar = in_range(flux, ivar)
     sane = np.isfinite(flux) & np.isfinite(ivar) & (ivar >= 0) & (np.abs(flux) < 1e15) & (ivar < 1e20)
     good = sane & (ivar > 0)
     flux = np.where(good, flux, 0).astype("float32")
@@ -102,6 +106,33 @@ def clean_spectra(flux, ivar, wavelength):
     high = np.searchsorted(log_wavelength, log_wavelength + _SYSTEMATIC_WINDOW)
     _soften(flux, weight, low, high)
     return flux, weight, ~sane.all(axis=1)
+
+
+def in_range(flux, ivar):
+    """Bring spectra in other units, such as erg, to where float32 has room; others stay as they are, bit for bit.
+
+    Parameters
+    ----------
+    flux, ivar : numpy.ndarray, shape (n_object, n_wavelength)
+        As observed.
+
+    Returns
+    -------
+    flux, ivar : numpy.ndarray
+        Of the same shape. Spectra whose median |flux| is below 1e-6 or above 1e6 are divided by a power of 4.
+    """
+    usable = np.isfinite(flux) & (ivar > 0)
+    mean = np.abs(np.where(usable, flux, 0)).sum(axis=1, dtype="float64") / np.maximum(usable.sum(axis=1), 1)
+    rows = np.flatnonzero((mean > 0) & ~((mean > _FAINTEST) & (mean < _BRIGHTEST)))
+    if not rows.size:
+        return flux, ivar
+    flux, ivar = np.array(flux, "float64"), np.array(ivar, "float64")
+    for i in rows:
+        level = np.median(np.abs(flux[i, usable[i]]))  # one wild pixel is no unit
+        if level > 0 and not _FAINTEST < level < _BRIGHTEST:
+            exponent = 2 * int(np.round(np.log2(level) / 2))
+            flux[i], ivar[i] = np.ldexp(flux[i], -exponent), np.ldexp(ivar[i], 2 * exponent)
+    return flux, ivar
 
 
 def plan_scan(one, wavelength):
@@ -153,9 +184,21 @@ def _cached_plan(one, wavelength):
 
 
 def plan_all(templates, wavelength):
-    """Prepare the scan of all sets on one grid; what was prepared before is remembered."""
+    """Prepare the scan of all sets on one grid; what was prepared before is remembered.
+
+    Raises
+    ------
+    ValueError
+        If the grid is too coarse to see lines on, or a set covers it at no redshift.
+    """
     if not templates or not all(isinstance(one, TemplateSet) for one in templates):
         raise ValueError("the templates are no template sets, expected some, as open_templates(path) gives them.")
+    width = SPEED_OF_LIGHT * np.median(np.diff(np.log(wavelength)))
+    if width > _WIDEST_PIXEL:
+        raise ValueError(
+            f"the grid's pixels are {width:.0f} km/s wide, expected at most {_WIDEST_PIXEL:.0f}: "
+            "in wider ones no line is seen; give the spectra as observed."
+        )
     key = np.ascontiguousarray(wavelength, "float64").tobytes()
     return [_cached_plan(one, key) for one in templates]
 
