@@ -1,5 +1,6 @@
 """The pixels of an ingest: from the files into the store, chunk by chunk, each chunk remembered as soon as it is in."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -55,7 +56,9 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
         report.add(about["quarantined"])
     report.rows_resumed = min(len(done) * chunk_size, n_rows)
     bar = tqdm(total=n_rows, initial=report.rows_resumed, desc="rows", unit="row", disable=not progress, mininterval=1)
-    with PixelBlocks(reader, blocks) as source, bar:
+    # while one chunk is compressed and written, the next is read
+    with PixelBlocks(reader, blocks) as source, ThreadPoolExecutor(1) as pool, bar:
+        writing = pool.submit(bool)
         writer = _writer(group, source, columns, np.concatenate(kept), chunk_size, report)
         if done:  # after what was read again: a file may have failed only later
             source.failed.update({path: (BadFileError(*error), n) for path, error, n in done[-1][1]["failed"]})
@@ -66,19 +69,27 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
             pixels, some_snr, reasons = source.gather(block, row)
             n_before = len(report.quarantined)
             good = _set_aside(columns["targetid"][some], block, reasons, blocks, stored, report)
-            writer.append(pixels if good.all() else pixels[:, good])
             kept.append(start + np.flatnonzero(good))
             snr.append(some_snr[good])
             failed = [[path, (e.path, e.code, e.reason), n] for path, (e, n) in source.failed.items()]
             about = {"quarantined": report.quarantined[n_before:], "failed": failed}
-            place.add(start // chunk_size, {"kept": kept[-1], "snr": snr[-1]}, **about)
+            arrays = {"kept": kept[-1], "snr": snr[-1]}
+            writing.result()
+            writing = pool.submit(_store, writer, pixels, good, place, start // chunk_size, arrays, about)
             n_bad = report.rows_quarantined + sum(n for *_, n in failed)
             bar.set_postfix(quarantined=n_bad, refresh=False)
             bar.update(len(good))
+        writing.result()
         for path, (error, n_bad) in source.failed.items():
             report.quarantine(path, error.code, reason_of(error, path), n_bad)
     writer.close()
     return group, np.concatenate(kept), np.concatenate(snr)
+
+
+def _store(writer, pixels, good, place, number, arrays, about):
+    """Write the good rows of a chunk, and then remember that they are there."""
+    writer.append(pixels if good.all() else pixels[:, good])
+    place.add(number, arrays, **about)
 
 
 def _open_group(place, reader, n_rows, chunk_size, progress):
@@ -119,7 +130,9 @@ def _reopen(place, shape, chunk_size, done, progress):
 def _writer(group, source, columns, kept, chunk_size, report):
     """Return a writer that goes on after the rows kept; those that do not fill a chunk yet are read again."""
     n_written = len(kept) // chunk_size * chunk_size
-    writer = ChunkWriter([group[name] for name in _PIXELS], n_written)
+    # by itself zarr compares every chunk with the fill value, which takes as long as a checksum
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        writer = ChunkWriter([group[name] for name in _PIXELS], n_written)
     rows = kept[n_written:]
     if len(rows):
         pixels, _, reasons = source.gather(columns["_block"][rows], columns["_row"][rows])

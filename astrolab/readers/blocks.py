@@ -32,7 +32,7 @@ class PixelBlocks:
         self._reader, self._blocks = reader, blocks
         self._futures = OrderedDict()
         self._n_bytes = 0
-        self._buffer = np.empty((2, 0, len(reader.WAVELENGTH)), np.float32)
+        self._buffers = 2 * [np.empty((2, 0, len(reader.WAVELENGTH)), np.float32)]
         self.failed = {}
 
     def __enter__(self):
@@ -53,15 +53,16 @@ class PixelBlocks:
         Returns
         -------
         pixels : numpy.ndarray, shape (2, n_rows, n_wavelength), float32
-            Flux and ivar; overwritten by the next call.
+            Flux and ivar; overwritten by the call after the next.
         snr : numpy.ndarray, shape (n_rows,), float32
             Median S/N.
         reasons : dict of int to str
             Reason for each row that must not be used; empty text where its file could not be read, see `failed`.
         """
-        if self._buffer.shape[1] < len(row):
-            self._buffer = np.empty((2, len(row), self._buffer.shape[2]), np.float32)
-        pixels = self._buffer[:, : len(row)]
+        self._buffers.reverse()
+        if self._buffers[0].shape[1] < len(row):
+            self._buffers[0] = np.empty((2, len(row), len(self._reader.WAVELENGTH)), np.float32)
+        pixels = self._buffers[0][:, : len(row)]
         snr = np.empty(len(row), np.float32)
         reasons = {}
         wanted = list(dict.fromkeys(block.tolist()))
