@@ -233,9 +233,10 @@ def mask_lines(spectra, lines, *, width=3000.0):
     dim = spectral_dim(spectra)
     redshift = spectra["redshift"] if dim == WAVELENGTH else xr.zeros_like(spectra["redshift"])
     wavelengths = _line_wavelengths([lines] if isinstance(lines, str) or np.isscalar(lines) else lines)
+    ivar = spectra["ivar"]
     ivar = xr.apply_ufunc(
         _mask_block,
-        spectra["ivar"],
+        ivar.chunk({dim: -1}) if ivar.chunks else ivar,
         redshift,
         kwargs={"wavelength": spectra[dim].values, "lines": wavelengths, "reach": 0.5 * width / SPEED_OF_LIGHT},
         input_core_dims=[[dim], []],

@@ -58,6 +58,8 @@ def test_lines_stay_lazy_and_an_object_without_redshift_unmasked(quasars, in_chu
     few = quasars.isel(object=slice(0, 3)).assign_coords(redshift=("object", [2.0, np.nan, -1.0]))
     masked = al.mask_lines(in_chunks(few, 2), "C IV")
     assert masked.ivar.chunks is not None
+    cut = few.assign(ivar=few["ivar"].variable.chunk({"object": 2, "wavelength": 100}))
+    assert al.mask_lines(cut, "C IV").ivar.compute().equals(masked.ivar.compute())
     is_same = (masked.ivar == few.ivar).all("wavelength").values
     assert list(is_same) == [False, True, True]
 
