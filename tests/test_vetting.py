@@ -618,6 +618,7 @@ def shown(view):
     view.locator("#current-verdict").wait_for(timeout=60_000)
     view.locator(".bk-Canvas, canvas").first.wait_for(timeout=60_000)
     view.locator("dialog").wait_for(state="attached", timeout=60_000)  # the keys are heard
+    view.get_by_text("Map by score").wait_for()  # what is made late
     return view
 
 
@@ -761,6 +762,12 @@ def test_people_are_blind_until_they_vote_and_locked_when_the_server_is_gone(ser
     assert size == [1366, 768]  # nothing is cut off
 
     bob = shown(visit(address, problems, "bob"))
+    for _ in range(25):
+        bob.keyboard.press("n")
+    bob.wait_for_url(re.compile("place=26"))
+    bob.reload()
+    bob.locator(".tabulator-selected").filter(has_text="26").wait_for()  # the table shows where one is
+    bob.locator(".tabulator-page.active", has_text="2").wait_for()
     bob.get_by_text("you may look, not vote").wait_for()
     bob.keyboard.press("4")  # as a forged message would
     bob.get_by_text("'bob' is a viewer and may not store verdicts").wait_for()

@@ -1,5 +1,6 @@
 """Single arms on the vetting page: read from the survey's own file, believed where their coadd is what was ranked."""
 
+import json
 import shutil
 
 import numpy as np
@@ -12,11 +13,13 @@ from astrolab.dashboards.cache import SpectrumCache
 from astrolab.dashboards.keyboard import keyboard_view
 from astrolab.dashboards.spectrum_card import PURPLE, spectrum_view
 from astrolab.dashboards.state import VettingState
+from astrolab.plots import ranking_table
 from astrolab.plots.style import BLUE, GREEN
 from astrolab.readers.desi import read_arms
 from astrolab.readers.files import BadFileError
 from astrolab.simulation.desi_files import write_desi_files
 from astrolab.stores.catalog import open_catalog
+from astrolab.stores.spectra import save_spectra
 from astrolab.vetting.campaigns import open_campaign
 from astrolab.vetting.run_folder import ranking_columns
 
@@ -106,8 +109,8 @@ def test_arms_take_the_place_of_the_coadd(state, ranked):
     listed(state.spectra.arms)
     view = spectrum_view(state)
     flux = view[1].object.children[0]
-    arms, coadd = flux.select({"name": "arm"}), flux.select_one({"name": "flux"})
-    by_arm = sorted(arms, key=lambda one: (BLUE, PURPLE, GREEN).index(one.glyph.line_color))
+    *by_arm, coadd = (flux.select_one({"name": name}) for name in ("b arm", "r arm", "z arm", "flux"))
+    assert [one.glyph.line_color for one in by_arm] == [BLUE, PURPLE, GREEN]
     assert [one.visible for one in by_arm] == [False] * 3
     press(state, "f")
     assert state.with_arms
@@ -176,3 +179,34 @@ def test_stores_without_arms_say_why(ranked):
         assert words in source.why_not(0)
         source.read(0, None)
         assert source.known(0) is None
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(240)
+def test_a_person_looks_at_arms_and_reads_why_there_are_none(survey, ranked, tmp_path, serve_vetting, visit):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    save_spectra(ranked, run_dir / "top.zarr", keep_order=True)
+    ranking_table(ranked).drop(columns="name").to_parquet(run_dir / "ranking.parquet")
+    record = {"template": "rank_anomalies", "started": "2026-01-01T00:00:00+00:00", "status": "succeeded"}
+    (run_dir / "run.json").write_text(json.dumps(record))
+    box = "() => [...Bokeh.documents[0]._all_models.values()].find((one) => one.label === 'arms (f)')"
+    shown, problems = "(name) => Bokeh.documents[0].get_model_by_name(name)?.visible", []
+    with serve_vetting(run_dir, tmp_path) as (address, _):
+        view = visit(address, problems)
+        view.locator("dialog").wait_for(state="attached", timeout=60_000)
+        view.keyboard.press("f")
+        view.wait_for_function(f"() => ({shown})('b arm') && ({shown})('z arm') && !({shown})('flux')")
+        assert view.evaluate(f"({box})().active")
+        view.keyboard.press("f")
+        view.wait_for_function(f"() => !({shown})('b arm') && ({shown})('flux')")
+        folder = survey[0].rename(survey[0].with_name("elsewhere"))
+        try:
+            view.keyboard.press("n")
+            view.keyboard.press("f")
+            view.get_by_text("no single arms:").wait_for()
+            assert view.evaluate(f"({box})().disabled")
+            assert "is not there" in view.get_by_text("why?").get_attribute("title")
+        finally:
+            folder.rename(survey[0])
+    assert problems == []

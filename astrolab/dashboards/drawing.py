@@ -98,6 +98,30 @@ def html_view(state, names, words, **options):
     return pane
 
 
+def made_late(make, **options):
+    """Return a place for a view that is made once the browser has painted the page: a person looks elsewhere first.
+
+    Parameters
+    ----------
+    make : callable
+        Without arguments; returns the view.
+    **options
+        Of `panel.Column`; its height keeps the rest of the page where it is.
+
+    Returns
+    -------
+    panel.Column
+        With the view in it at once where there is no server.
+    """
+    place = pn.Column(margin=0, **options)
+
+    def fill():
+        place.append(make())
+
+    pn.state.onload(lambda: draw_soon(fill, is_late=True))
+    return place
+
+
 def _draw(document, waiting):
     with one_message():
         _draw_all(waiting.pop(document, {}))

@@ -14,6 +14,7 @@ from astrolab.dashboards.drawing import draw_soon
 from astrolab.dashboards.explorer_plots import Histogram, LatentMap, SkyMap
 from astrolab.dashboards.explorer_stack import StackSource, StackView
 from astrolab.dashboards.explorer_state import N_OBJECTS, SCALES, ExplorerState, Survey, column_words
+from astrolab.dashboards.looks import FIELD
 from astrolab.plots.rankings import ranking_table
 from astrolab.vetting.exchange import export_objects
 
@@ -207,12 +208,20 @@ def _limit_bar(state):
     """Return the controls of the map's colour, and of limits that are typed."""
     columns = {column_words(name): name for name in sorted(state.survey.columns)}
     color = pn.widgets.Select.from_param(
-        state.param.color, label="Colour the map by", options={N_OBJECTS: N_OBJECTS} | columns, width=190
+        state.param.color,
+        label="Colour the map by",
+        options={N_OBJECTS: N_OBJECTS} | columns,
+        width=190,
+        stylesheets=[FIELD],
     )
-    scale = pn.widgets.Select.from_param(state.param.scale, label="Colour scale", options=list(SCALES), width=110)
+    scale = pn.widgets.Select.from_param(
+        state.param.scale, label="Colour scale", options=list(SCALES), width=110, stylesheets=[FIELD]
+    )
     first = "redshift" if "redshift" in state.survey.columns else state.survey.columns[0]
-    name = pn.widgets.Select(label="Or type a limit on", options=columns, value=first, width=190)
-    low, high = (pn.widgets.FloatInput(label=label, value=None, width=90) for label in ("from", "to"))
+    name = pn.widgets.Select(label="Or type a limit on", options=columns, value=first, width=190, stylesheets=[FIELD])
+    low, high = (
+        pn.widgets.FloatInput(label=label, value=None, width=90, stylesheets=[FIELD]) for label in ("from", "to")
+    )
 
     def act(_):
         ends = (float("-inf") if low.value is None else low.value, float("inf") if high.value is None else high.value)
@@ -303,7 +312,7 @@ def strangest_html(state, vet_path=None):
     ]
     for words, name, digits in (("z", "redshift", 3), ("S/N", "snr", 1), ("score", "anomaly_score", 1)):
         if name in survey.columns:
-            shown[words] = [f"{value:.{digits}f}" for value in survey.column(name)[first]]
+            shown[words] = [f"{value:z.{digits}f}" for value in survey.column(name)[first]]
     head = "".join(f"<th>{words}</th>" for words in shown)
     body = "".join(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>" for cells in zip(*shown.values(), strict=True))
     return f"{_TABLE}{_way_to_vetting(state, vet_path)}<table class='strangest'><tr>{head}</tr>{body}</table>"

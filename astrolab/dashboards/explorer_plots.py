@@ -14,6 +14,7 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJSHover,
     EqHistColorMapper,
+    FixedTicker,
     HoverTool,
     LassoSelectTool,
     LinearColorMapper,
@@ -240,7 +241,7 @@ class Histogram(_View):
         one.yaxis.formatter = NumeralTickFormatter(format="0a")
         if is_log:
             one.xaxis.formatter = NumeralTickFormatter(format="0.[00]")
-        one.yaxis.ticker = LogTicker(desired_num_ticks=4, num_minor_ticks=0)
+        one.yaxis.ticker = FixedTicker(ticks=[10**power for power in range(9)])
         n_all = self._count(slice(None))
         one.y_range.end = 2.0 * max(n_all.max(initial=1), 1)
         bars = {"left": self.edges[:-1], "right": self.edges[1:], "all": n_all, "kept": n_all}

@@ -169,7 +169,9 @@ class StackSource:
         if len(taken) == len(rows):
             return normalize_flux(some), f"all {of}"
         n_blocks = len(np.unique(taken // block_size))
-        return normalize_flux(some), f"a random {len(taken):,} (seed {seed}, from {n_blocks} blocks) of {of}"
+        return normalize_flux(
+            some
+        ), f"a random {len(taken):,} (seed {seed}, from {n_blocks} block{'s' * (n_blocks > 1)}) of {of}"
 
     @cached_property
     def _spectra(self):

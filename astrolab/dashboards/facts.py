@@ -46,7 +46,7 @@ def facts_html(row):
         for name, url in sky_links(row["ra"], row["dec"]).items()
     )
     facts = (
-        f"z {_number(row['redshift'], '.4f')} · S/N {_number(row['snr'], '.1f')} · "
+        f"z {_number(row['redshift'], 'z.4f')} · S/N {_number(row['snr'], '.1f')} · "
         f"RA {_number(row['ra'], '.5f')}° · Dec {_number(row['dec'], '+.5f')}°"
     )
     return f'<div>{facts} · {links}</div><ul style="margin:2px 0 0;padding-left:18px">{reasons}</ul>'

@@ -92,7 +92,8 @@ class Keyboard(JSComponent):
     const make_hint = () => {
       const hint = document.createElement("div")
       hint.setAttribute("role", "note")
-      hint.style = "position:fixed;left:50%;bottom:16px;transform:translateX(-50%);z-index:9;background:#005A8C;" +
+      hint.style = "position:fixed;left:50%;bottom:16px;width:max-content;max-width:calc(100vw - 64px);" +
+        "transform:translateX(-50%);z-index:9;background:#005A8C;" +
         "color:white;padding:10px 16px;border-radius:6px;font-size:14px;box-shadow:0 2px 8px #0006"
       hint.textContent = "First time here? Look at the spectrum, then press 0 to 4 for how sure you are, or a for an " +
         "anomaly; n goes on. ? shows every key. "
@@ -115,7 +116,7 @@ class Keyboard(JSComponent):
         const key = named(event)
         if (event.altKey || event.metaKey || event.repeat && !"nb[]".includes(key)) return
         if (help.open || document.body.classList.contains("is-disconnected")) return
-        if (key === "?") help.showModal()
+        if (key === "?") { help.showModal(); help.scrollTop = 0 }
         else if (key === "/") focus_on("comment")
         else if (key === "z") focus_on("redshift")
         else return model.send_msg({key, id: `${performance.timeOrigin}-${event.timeStamp}`})

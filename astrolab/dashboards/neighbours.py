@@ -33,7 +33,10 @@ def neighbours_view(state):
         if cells:
             columns = [np.concatenate(parts).astype("float32") for parts in zip(*cells, strict=True)]
             lines.data = dict(zip(("x", "flux", "model"), columns, strict=True))
-        texts = [_words(state.table.iloc[row], distance) for row, distance in zip(shown, distances, strict=True)]
+        texts = [
+            _words(state.table.iloc[row], distance) + "\ncannot be read" * (len(cell[0]) == 1)
+            for row, distance, cell in zip(shown, distances, cells, strict=True)
+        ]
         words.data = {"x": [place + _LEFT for place in range(len(shown))], "y": [0.99] * len(shown), "text": texts}
 
     def go(event):
@@ -91,5 +94,5 @@ def _cell(spectra, row, place):
 
 
 def _words(about, distance):
-    redshift = f"z {about['redshift']:.3f}" if np.isfinite(about["redshift"]) else "no z"
+    redshift = f"z {about['redshift']:z.3f}" if np.isfinite(about["redshift"]) else "no z"
     return f"{distance:.1f}σ · {about['spectype']} · {redshift}"

@@ -64,7 +64,7 @@ def learning_view(state):
                 "object (<kbd>r</kbd>) or artefact (<kbd>x</kbd>), then press <b>Rank again</b> (<kbd>g</kbd>). What "
                 "is left of your queue then comes by the new ranking at every other place.</p>"
             )
-        table = data_table(moves.drop(columns="row"), {"targetid": 160, "why": 420}, page_size=20, height=560)
+        table = data_table(moves.drop(columns="row"), {"targetid": 160, "why": 420}, page_size=20)
         rows = moves["row"].tolist()
         table.param.watch(lambda event: event.new and state.go_to_row(rows[event.new[0]]), "selection")
         return pn.Column("The first of the new ranking; moved against the old one among these objects.", table)
@@ -94,7 +94,7 @@ def campaign_html(state):
         progress, recall = state.session.progress(), state.session.recall()
     except CatalogError as error:
         return f"<h3>The catalog does not answer</h3><p>{escape(str(error))}</p><p>Press Refresh once it is back.</p>"
-    found = f"{recall.n_found:,} anomalies found"
+    found = f"{recall.n_found:,} {'anomaly' if recall.n_found == 1 else 'anomalies'} found"
     if np.isfinite(recall.recall):
         found += f", {recall.recall:.0%} of all (95 % interval {recall.recall_low:.0%} to {recall.recall_high:.0%})"
     pace = f"{np.median(state.seconds):.1f} s an object (median)" if state.seconds else "no verdict in this session yet"

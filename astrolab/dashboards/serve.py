@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 from typing import ClassVar
@@ -361,6 +362,10 @@ class _Page(VanillaTemplate):
     _template = Path(__file__).parent / "page.html"
     _css: ClassVar[list] = []
     _resources: ClassVar[dict] = {"css": {}}
+
+    def _init_doc(self, doc=None, *arguments, **options):
+        with doc.models.freeze() if doc else nullcontext():  # they are counted once, and not at each root
+            return super()._init_doc(doc, *arguments, **options)
 
 
 def _free_port(port):

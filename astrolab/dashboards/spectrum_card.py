@@ -4,16 +4,18 @@ What changes from object to object is data, and nothing that a figure would be l
 it, as text.
 """
 
+import textwrap
 from html import escape
 
 import numpy as np
 import panel as pn
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, Range1d
+from bokeh.models import ColumnDataSource, HoverTool, Label, Legend, LegendItem, Range1d
 from bokeh.plotting import figure
 
 from astrolab.dashboards.arms import ARMS
 from astrolab.dashboards.drawing import draw_soon, html_view
+from astrolab.dashboards.looks import FIELD
 from astrolab.dashboards.thinning import thinned_rows
 from astrolab.plots.spectra import covered_range, flux_range, masked_runs, place_names, smooth_flux
 from astrolab.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
@@ -52,6 +54,8 @@ class _Card:
         self._x_range = Range1d(0, 1)
         self._flux = self._flux_figure(color)
         self._residual = self._residual_figure(color)
+        for renderer in (*self._flux.renderers, *self._residual.renderers):  # nothing is selected here, or muted
+            renderer.update(nonselection_glyph=None, muted_glyph=None)
         self.pane = pn.pane.Bokeh(
             column(self._flux, self._residual, sizing_mode="stretch_width", spacing=0),
             sizing_mode="stretch_width",
@@ -95,7 +99,9 @@ class _Card:
         band = one.varea("x", "low", "high", source=self._pixels, fill_color=GREY, fill_alpha=0.4)
         flux = one.step("x", "flux", source=self._pixels, color=color, line_width=1.1, mode="center", name="flux")
         arms = [
-            one.step("x", "flux", source=self._arms[arm], color=own, line_width=1.1, mode="center", name="arm")
+            one.step(
+                "x", "flux", source=self._arms[arm], color=own, line_width=1.1, mode="center", name=f"{arm.lower()} arm"
+            )
             for arm, own in zip(ARMS, (color, PURPLE, GREEN), strict=True)
         ]
         model = one.line("x", "model", source=self._pixels, color=VERMILLION, line_width=1.8, name="model")
@@ -106,11 +112,15 @@ class _Card:
         named, masks = (one.select_one({"name": name}) for name in ("named", "masks"))
         one.add_tools(HoverTool(renderers=[named], tooltips=[("named region", "@text")]))
         items = [("flux", flux), ("1σ", band), ("reconstruction", model), ("masked", masks), ("made the score", named)]
-        items[1:1] = [(f"{arm.lower()} arm", what) for arm, what in zip(ARMS, arms, strict=True)]
+        items[1:1] = [(what.name, what) for what in arms]
         legend = Legend(items=[LegendItem(label=label, renderers=[what]) for label, what in items])
         legend.update(orientation="horizontal", padding=0, margin=0, border_line_alpha=0, background_fill_alpha=0)
         legend.update(label_text_font_size="11px", glyph_height=12, label_height=14, spacing=10)
         one.add_layout(legend, "above")
+        self._problem = Label(
+            x=20, y=110, x_units="screen", y_units="screen", text_font_size="13px", text_color=VERMILLION
+        )
+        one.add_layout(self._problem)
         self._legend = legend
         self._coadd, self._by_arm = legend.items[0], legend.items[1:4]
         for item, renderer in zip(self._by_arm, arms, strict=True):
@@ -138,10 +148,11 @@ class _Card:
             self._seen = state.spectra.spectrum(state.row)
         except (StoreError, OSError) as error:
             self._seen, self._frame = None, None
-            self._flux.yaxis.axis_label = f"this spectrum cannot be read: {error}"[:60]
+            self._problem.text = textwrap.fill(f"This spectrum cannot be read: {error}", 80)
             for source in (self._pixels, self._residuals):
                 source.data = {name: np.array([]) for name in source.data}
             return
+        self._problem.text = ""
         if self._frame != state.is_observed:
             self._x_range.update(start=self._auto[0], end=self._auto[1])  # a zoom in another frame means nothing
             self._residual.xaxis.axis_label = f"{'observed' if state.is_observed else 'rest'} wavelength (Å)"
@@ -275,6 +286,7 @@ def _controls(state):
         step=0.001,
         format="0.00000",
         width=105,
+        stylesheets=[FIELD],
         css_classes=["field-redshift"],
         margin=(0, 5),
     )
@@ -322,7 +334,7 @@ def _arms_control(state):
 def _title(state):
     row, here = state.current, state.redshift
     parts = [row["name"], row["spectype"]]
-    parts += [f"z = {row['redshift']:.4f}" if np.isfinite(row["redshift"]) else "no redshift"]
+    parts += [f"z = {row['redshift']:z.4f}" if np.isfinite(row["redshift"]) else "no redshift"]
     parts += [f"S/N {row['snr']:.1f}"] if np.isfinite(row["snr"]) else []
     text = "  ·  ".join(escape(part) for part in map(str, parts) if part)
     moved = "" if here is None or here == state.redshift_ranked else f"  ·  drawn at z = {here:.5g}"

@@ -15,6 +15,8 @@ _STYLE = """
   background: var(--panel-background-color) !important; color: var(--panel-on-background-color) !important;
   font-size: 12px;
 }
+.tabulator, .tabulator-row, .tabulator-row .tabulator-cell, .tabulator .tabulator-header,
+.tabulator .tabulator-header .tabulator-col, .tabulator .tabulator-footer { border-color: #7F858C66 !important; }
 .tabulator-row.tabulator-selected { background: #0072B2 !important; color: white !important; }
 .tabulator-row:hover { outline: 1px solid #0072B2; }
 .tabulator .tabulator-footer .tabulator-page {
@@ -58,7 +60,7 @@ def queue_view(state):
     for name, follow in follows.items():
         state.param.watch(lambda _, follow=follow: draw_soon(follow, is_late=True), name)
     widget.param.watch(follow_click, "selection")
-    follow_state()
+    draw_soon(follow_state, is_late=True)  # a browser's table begins with its first page, whatever it is told
     return widget
 
 
@@ -79,7 +81,7 @@ def ranking_view(state):
             with one_message():
                 state.go_to_row(rows()[event.new[0]])
 
-    widget = data_table(shown(), {"rank": 46, "targetid": 142, "score": 52, "z": 50})
+    widget = data_table(shown(), {"rank": 46, "targetid": 142, "score": 52, "z": 50, "S/N": 62})
     widget.param.watch(follow_click, "selection")
     state.param.watch(lambda _: draw_soon(lambda: widget.param.update(value=shown(), selection=[])), "chosen")
     return widget

@@ -45,13 +45,14 @@ def agreement_html(session):
     )
     head = "<tr><th>of</th><th>Krippendorff's α (95 % interval)</th><th>objects</th><th>people</th></tr>"
     kept = session.self_consistency()
+    confusion = session.confusion().rename_axis(index="one says", columns="another says")
     again = "<p>Nobody has reached an object that is shown to them again.</p>"
     if len(kept):
         again = kept.to_html(border=0, index=False, escape=True, float_format="%.2f")
     return (
         f"<h3>Do people agree?</h3><table cellpadding='4'>{head}{rows}</table>"
         "<p>1 is perfect, 0 is chance. An object counts once two people have a verdict on it.</p>"
-        f"<h3>Who says what against whom</h3>{session.confusion().to_html(border=0, escape=True)}"
+        f"<h3>Who says what against whom</h3>{confusion.to_html(border=0, escape=True)}"
         f"<h3>Do they agree with themselves?</h3>{again}"
     )
 

@@ -6,6 +6,7 @@ import panel as pn
 
 from astrolab.dashboards.drawing import html_view, one_message
 from astrolab.dashboards.keyboard import LABEL_KEYS, QUALITIES
+from astrolab.dashboards.looks import FIELD
 from astrolab.dashboards.state import STANDARD_COMMENTS
 from astrolab.dashboards.tables import said_in_short
 from astrolab.stores.catalog import FLAGS, CatalogError
@@ -57,7 +58,9 @@ def _said_with_it(state, locked):
         stylesheets=[_SMALL],
         **wide,
     )
-    spectype = pn.widgets.Select.from_param(state.param.spectype, label="Class, if another (c)", width=125)
+    spectype = pn.widgets.Select.from_param(
+        state.param.spectype, label="Class, if another (c)", width=125, stylesheets=[FIELD]
+    )
     spectype.options = {name or "as ranked": name for name in state.param.spectype.objects}
     spectype.disabled = locked
     comment = pn.widgets.TextInput.from_param(

@@ -7,6 +7,7 @@ from html import escape
 import panel as pn
 
 from astrolab.dashboards.cache import SpectrumCache
+from astrolab.dashboards.drawing import made_late
 from astrolab.dashboards.facts import facts_view
 from astrolab.dashboards.keyboard import keyboard_view
 from astrolab.dashboards.latent_map import latent_view
@@ -27,6 +28,7 @@ pn.extension("tabulator", inline=True)
 _FITTING = "@media (max-width: 1000px) { :host { min-width: 0 !important; } }"  # Panel adds up what stands side by side
 _TABS = """
 .bk-tab { padding: 2px 10px !important; font-size: 13px; color: var(--panel-on-background-color) !important; }
+.bk-tab:hover { background: var(--panel-surface-color) !important; }
 .bk-tab.bk-active { font-weight: 700; background: transparent !important; border-bottom: 3px solid #0072B2 !important; }
 """
 
@@ -96,8 +98,10 @@ def vetting_layout(state, ranking=None):
     -------
     panel.Column
     """
+    wide = {"sizing_mode": "stretch_width"}
     match = match_view(state)
-    pages = {"My queue": lambda: queue_view(state), "By rank": lambda: ranking_view(state), "Templates": lambda: match}
+    queue = made_late(lambda: queue_view(state), height=590, **wide)
+    pages = {"My queue": lambda: queue, "By rank": lambda: ranking_view(state), "Templates": lambda: match}
     tables = _tabs(pages)
     state.param.watch(lambda _: tables.param.update(active=2), "asks_match")
     left = pn.Column(
@@ -106,13 +110,14 @@ def vetting_layout(state, ranking=None):
     middle = pn.Column(
         spectrum_view(state),
         facts_view(state),
-        neighbours_view(state),
+        made_late(lambda: neighbours_view(state), height=128, **wide),
         sizing_mode="stretch_width",
         min_width=480,
         margin=0,
         css_classes=["spectrum"],
     )
-    right = pn.Column(verdict_view(state), latent_view(state, ranking), width=305, margin=(0, 0, 0, 6))
+    latent = made_late(lambda: latent_view(state, ranking), height=250, **wide)
+    right = pn.Column(verdict_view(state), latent, width=305, margin=(0, 0, 0, 6))
     desk = pn.Row(left, middle, right, sizing_mode="stretch_width", min_width=660, margin=0, stylesheets=[_NARROW])
     pages = {
         "Vet (? shows the keys)": lambda: desk,
