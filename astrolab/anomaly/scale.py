@@ -318,7 +318,8 @@ def _isolation(latent, reference):
     n_nearest = min(_N_NEAREST, len(reference) - 1)
     if n_nearest < 1:
         return np.zeros(len(latent))
-    distance, _ = cKDTree(reference).query(latent, k=n_nearest + 1, workers=-1)
+    # with 8 to 32 dimensions, leaves of 128 vectors take a third less time than the usual 16
+    distance, _ = cKDTree(reference, leafsize=128).query(latent, k=n_nearest + 1, workers=-1)
     is_own = distance[:, :1] < 1e-3  # rounding differs from batch to batch
     distance = np.where(is_own, distance[:, 1:], distance[:, :-1])
     return np.log(distance.mean(axis=1) + 1e-3)
