@@ -13,7 +13,8 @@ from astrolab.simulation.sky import AIRGLOW
 
 # evidence of one kind each, in sigma above peers once calibrated
 ARTEFACT_SCORES = ("artefact_spike", "artefact_sky", "artefact_step", "artefact_loss")
-SHARED_SCORES = ("artefact_shared_trough", "artefact_shared_spike")
+SHARED_SCORES = ("artefact_shared_trough", "artefact_shared_spike", "artefact_shared_dip")
+FAULT_SCORE = "artefact_fault"
 ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_width")
 
 # where cameras and detectors meet, observed Å: DESI (Abareshi et al. 2022), SDSS and BOSS (Smee et al. 2013)
@@ -102,8 +103,8 @@ def describe_artefacts(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, the other
-        ``ARTEFACT_COLUMNS`` and ``shared_trough_at``.
+        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, ``FAULT_SCORE``, the other
+        ``ARTEFACT_COLUMNS``, ``shared_trough_at``, ``dip_at``, ``fault_first`` and ``fault_last``.
 
     Returns
     -------
@@ -121,6 +122,8 @@ def describe_artefacts(table):
         "artefact_loss": "light missing at " + at("loss_at") + ", where nothing absorbs",
         "artefact_shared_trough": "missing flux where many others miss it, at " + at("shared_trough_at"),
         "artefact_shared_spike": "spike where many others have one, at " + at("spike_at"),
+        "artefact_shared_dip": "dip where many others have one, at " + at("dip_at"),
+        FAULT_SCORE: "light off by one factor from " + table["fault_first"].map("{:.0f} to ".format) + at("fault_last"),
     }
     scores = table[list(words)].to_numpy("float64")
     strongest = scores.argmax(axis=1)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
-from astrolab.anomaly.artefacts import ARTEFACT_SCORES, SHARED_SCORES
+from astrolab.anomaly.artefacts import ARTEFACT_SCORES, FAULT_SCORE, SHARED_SCORES
 from astrolab.anomaly.calibration import (
     Peers,
     column_quantiles,
@@ -22,22 +22,16 @@ from astrolab.anomaly.calibration import (
     upper_tails,
 )
 from astrolab.anomaly.classes import class_score
+from astrolab.anomaly.combination import PEER_SCORES, SCORES, fault_score, length, science_score, strangeness
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
 from astrolab.anomaly.shared import count_places, shared_excess
 
-# those that peers calibrate, then the one that is absolute
-PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
-SCORES = (*PEER_SCORES, "score_class")
-
-# what an artefact may explain is taken off: all of the artefact score beyond what every third ordinary object has
-_ARTEFACT_FREE = 0.5
-# from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
-_ARTEFACT_SURE = 5.0
-
-# a trough or a spike is counted as one from here on, in sigma above peers
-_IS_FEATURE = 1.5
+# a trough or a spike is counted as one from here on, in sigma above peers; a dip in sigma of its own
+_IS_FEATURE, _IS_DIP = 1.5, 3.5
+# bins of 250 km/s on either side within which they are at one place: troughs and spikes, and better placed dips
+_REACHES = (6, 6, 2)
 
 # latent vectors that others are compared with, and how many of the nearest
 _N_LATENT = 10_000
@@ -76,8 +70,8 @@ class Scale:
         From `fit_shape`.
     members : tuple of MemberScale
         One a model.
-    shared : numpy.ndarray, shape (2, n_layer, n_bin)
-        From `count_places`: troughs, and spikes.
+    shared : numpy.ndarray, shape (3, n_layer, n_bin)
+        From `count_places`: troughs, spikes and dips.
     trend_place : numpy.ndarray, shape (n_column, n_quantile)
         From `column_quantiles`.
     trend : numpy.ndarray, shape (n_term,)
@@ -136,7 +130,7 @@ def fit_scale(table, *, is_reference=None, seed=0):
     single = [_calibrate(one, raw, member) for one, raw, member in zip(tables, raws, members, strict=True)]
     mean = np.mean(single, axis=0)
     shared = np.array([count_places(*feature) for feature in _features(table, mean)])
-    score = _take_off(_combine(mean, _shared_scores(shared, table, mean)))
+    score = science_score(table, mean, _shared_scores(shared, table, mean))
     trend_place = column_quantiles(_matched(table))
     terms = _trend_terms(trend_place, table)
     # what is explained better as something else says nothing about quasars, and often lies at redshifts of its own
@@ -167,8 +161,8 @@ def place_on_scale(scale, table, *, is_reference=None):
     -------
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
-        parts ``ARTEFACT_SCORES`` and ``SHARED_SCORES``; parts in robust sigma above peers, but for ``score_class``
-        (`class_score`, not below 0), wholes their length;
+        parts ``ARTEFACT_SCORES``, ``SHARED_SCORES`` and ``FAULT_SCORE``; parts in robust sigma above peers, but for
+        ``score_class`` (`class_score`, not below 0) and the two last kinds, wholes their length;
         ``p_value`` (conformal) and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
@@ -178,22 +172,22 @@ def place_on_scale(scale, table, *, is_reference=None):
     mean = np.mean(single, axis=0)
     matched = _matched(table)
     shared = _shared_scores(scale.shared, table, mean)
-    combined = _combine(mean, shared)
     columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES]
     result = pd.DataFrame(np.concatenate([mean, shared], axis=1), columns=columns, index=table.index)
     result["score_class"] = result["score_class"].clip(lower=0)
     trend = _trend_terms(scale.trend_place, table) @ scale.trend
-    score = _take_off(combined) - trend
-    for place, (name, column) in enumerate(
-        {"anomaly_score": score, "raw_score": combined[:, 0], "artefact_score": combined[:, 1]}.items()
-    ):
+    score = science_score(table, mean, shared) - trend
+    result[FAULT_SCORE] = fault_score(table)
+    artefact = length(result[[*ARTEFACT_SCORES, *SHARED_SCORES, FAULT_SCORE]].to_numpy())
+    wholes = {"anomaly_score": score, "raw_score": strangeness(mean), "artefact_score": artefact}
+    for place, (name, column) in enumerate(wholes.items()):
         result.insert(place, name, column)
     is_member = np.zeros(len(table), bool) if is_reference is None else is_reference
     result["p_value"] = conformal_p_values(scale.cells, score, matched, is_member)
     result["q_value"] = false_discovery_control(result["p_value"]) if len(result) else result["p_value"]
     if len(single) > 1:
         for i, one in enumerate(single):
-            result[f"score_{i}"] = _take_off(_combine(one, shared)) - trend
+            result[f"score_{i}"] = science_score(table, one, shared) - trend
     return result.join(shape[[f"z_{name}" for name in LINE_WINDOWS]])
 
 
@@ -326,28 +320,22 @@ def _isolation(latent, reference):
 
 
 def _features(table, mean):
-    """Return observed wavelength, redshift and significance of each object's deepest trough and of its spike."""
+    """Return observed wavelength, redshift and significance of each object's deepest trough, spike and dip."""
     names = [*SCORES, *ARTEFACT_SCORES]
     table = member_table(table)
     redshift = table["redshift"].to_numpy("float64")
     trough_at = table[f"trough_at_{TROUGH_WIDTHS[1]}"].to_numpy("float64") * (1 + redshift)
+    spike_at, dip_at = (table[name].to_numpy("float64") for name in ("spike_at", "dip_at"))
     return [
-        (at, redshift, mean[:, names.index(score)] > _IS_FEATURE)
-        for at, score in ((trough_at, "score_trough"), (table["spike_at"].to_numpy("float64"), "artefact_spike"))
+        (trough_at, redshift, mean[:, names.index("score_trough")] > _IS_FEATURE),
+        (spike_at, redshift, mean[:, names.index("artefact_spike")] > _IS_FEATURE),
+        (dip_at, redshift, table["dip_power"].to_numpy() > _IS_DIP),
     ]
 
 
 def _shared_scores(counts, table, mean):
-    pairs = zip(counts, _features(table, mean), strict=True)
-    return np.stack([shared_excess(count, *feature) for count, feature in pairs], axis=1)
-
-
-def _combine(single, shared):
-    """Combine single scores: the length of what is above the peers. Columns anomaly and artefact."""
-    by_peers, of_class, artefact = np.split(single, [len(PEER_SCORES), len(SCORES)], axis=1)
-    artefact = np.concatenate([artefact, shared], axis=1)
-    of_class = np.where(of_class > 0, of_class, -np.inf)  # nothing else explains it: peers alone say how ordinary it is
-    return np.column_stack([_length(np.concatenate([by_peers, of_class], axis=1)), _length(artefact)])
+    features = zip(counts, _features(table, mean), _REACHES, strict=True)
+    return np.stack([shared_excess(count, *feature, reach) for count, feature, reach in features], axis=1)
 
 
 def _trend_terms(quantiles, table):
@@ -370,14 +358,3 @@ def _robust_fit(terms, score):
         far = residual / (3 * 1.4826 * np.median(np.abs(residual)) + 1e-9)
         weight = np.where(np.abs(far) < 1, (1 - far**2) ** 2, 1e-6)
     return fitted[:-1]
-
-
-def _take_off(combined):
-    """Take what an artefact explains off the raw score."""
-    doubt, certainty = (np.maximum(combined[:, 1] - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
-    return combined[:, 0] - doubt - 0.5 * certainty**2
-
-
-def _length(scores):
-    length = np.sqrt((np.maximum(scores, 0) ** 2).sum(axis=1))
-    return np.where(length > 0, length, scores.max(axis=1))

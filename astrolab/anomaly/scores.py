@@ -15,6 +15,7 @@ from numba import njit
 
 from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
 from astrolab.anomaly.classes import CLASS_COLUMNS, class_weights, fit_classes, mean_chi2
+from astrolab.anomaly.faults import FAULT_COLUMNS, fault_evidence, model_directions
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
@@ -26,8 +27,8 @@ BAND_WIDTHS = (1, 4, 16, 64)
 # and those in which flux is missed: from narrow troughs to broad ones
 TROUGH_WIDTHS = (4, 8, 16)
 
-# columns that no model has a say in
-_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS)
+# columns that models have no say in, or all of them together
+_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS, *FAULT_COLUMNS)
 _WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
 
 # of each width, the first of its columns among the bands and among the troughs; -1 where there is none
@@ -58,9 +59,9 @@ def block_columns(n_latent, n_members=1):
     Returns
     -------
     list of str
-        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``SHAPE_COLUMNS`` and
-        ``CLASS_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in sigma),
-        ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
+        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``SHAPE_COLUMNS``,
+        ``CLASS_COLUMNS`` and ``FAULT_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in
+        sigma), ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
         significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
         its middle, Å),
         ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive), ``ARTEFACT_COLUMNS`` and
@@ -157,17 +158,19 @@ def score_block(flux, ivar, redshift, wavelength, described, weights):
     numpy.ndarray, shape (object, n_columns), float32
         Columns as in `block_columns`.
     """
-    models = [
-        _cached_model(name, tuple(sorted(config.items())), own)
-        for (name, config), own in zip(described, weights, strict=True)
-    ]
+    packed = tuple(
+        (name, tuple(sorted(config.items())), own) for (name, config), own in zip(described, weights, strict=True)
+    )
+    models, directions = [_cached_model(*one) for one in packed], _cached_directions(packed)
     # one thread a worker, and so the same sums in the same order everywhere
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             parts = [
-                _score_batch(models, *(part[start : start + _BATCH] for part in (flux, ivar, redshift)), wavelength)
+                _score_batch(
+                    models, directions, *(part[start : start + _BATCH] for part in (flux, ivar, redshift)), wavelength
+                )
                 for start in range(0, len(flux), _BATCH)
             ]
     finally:
@@ -196,18 +199,19 @@ def reconstruct(model, flux, ivar):
     return out.flux_model.numpy(force=True), out.ivar_model.numpy(force=True)
 
 
-def _score_batch(models, flux, ivar, redshift, wavelength):
+def _score_batch(models, directions, flux, ivar, redshift, wavelength):
     flux, ivar, redshift = np.ascontiguousarray(flux), np.ascontiguousarray(ivar), np.ravel(redshift)
     weight, coverage = class_weights(flux, ivar), _measure_coverage(flux, ivar)
-    shared = np.concatenate(
-        [coverage, measure_shape(flux, ivar, wavelength), fit_classes(flux, weight, wavelength, redshift)], axis=1
-    )
-    parts = [_score_residual(model, flux, ivar, weight, redshift, wavelength) for model in models]
-    return np.concatenate([shared, *parts], axis=1)
+    shape, classes = measure_shape(flux, ivar, wavelength), fit_classes(flux, weight, wavelength, redshift)
+    scored = [_score_residual(model, flux, ivar, weight, redshift, wavelength) for model in models]
+    parts, flux_models = zip(*scored, strict=True)
+    flux_model = sum(flux_models) / len(flux_models)
+    faults = fault_evidence(flux, weight, flux_model, directions, wavelength, redshift)
+    return np.concatenate([coverage, shape, classes, faults, *parts], axis=1)
 
 
 def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
-    """Score what one model leaves of each spectrum."""
+    """Score what one model leaves of each spectrum, and return its reconstruction too."""
     out = model(torch.from_numpy(flux), torch.from_numpy(ivar))
     residual, weight = np.empty_like(flux), np.empty_like(flux)
     columns = np.empty((len(flux), 2 + 2 * len(BAND_WIDTHS) + 2 * len(TROUGH_WIDTHS)), "float32")
@@ -215,7 +219,7 @@ def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
     _subtract_model(flux, ivar, class_weight, *expected, residual, weight, columns)
     _find_windows(residual, weight, wavelength, _WINDOW_PLACES, columns[:, 2:])
     evidence = artefact_evidence(residual, weight, wavelength, redshift)
-    return np.concatenate([columns, evidence, _latent(model, out, flux, ivar)], axis=1)
+    return np.concatenate([columns, evidence, _latent(model, out, flux, ivar)], axis=1), expected[0]
 
 
 def _latent(model, out, flux, ivar):
@@ -304,6 +308,11 @@ def _of_model(name):
 @lru_cache(maxsize=8)
 def _cached_model(name, config, weights):
     return model_from_bytes((name, dict(config)), weights)
+
+
+@lru_cache(maxsize=4)
+def _cached_directions(packed):
+    return model_directions([_cached_model(*one) for one in packed])
 
 
 def _tensor(block):

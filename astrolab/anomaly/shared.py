@@ -5,9 +5,8 @@ from scipy.stats import norm, poisson
 
 from astrolab.lines import SPEED_OF_LIGHT
 
-_BIN = 500.0  # km/s
-_NEAR = 3  # bins on either side that count as the same place
-_AROUND = 20  # bins on either side that say what is usual there
+_BIN = 250.0  # km/s
+_AROUND = 40  # bins on either side that say what is usual there
 _FIRST, _LAST = np.log(3_000.0), np.log(12_000.0)
 _N_BINS = int(np.ceil((_LAST - _FIRST) * SPEED_OF_LIGHT / _BIN))
 # objects of like redshift may share a line at one observed wavelength, and do not count: bins of ln(1 + redshift)
@@ -30,13 +29,13 @@ def count_places(observed, redshift, is_significant):
     Returns
     -------
     numpy.ndarray, shape (n_layer, n_bin)
-        Features in layers of 0.05 in ln(1 + redshift) and bins of 500 km/s from 3,000 to 12,000 Å.
+        Features in layers of 0.05 in ln(1 + redshift) and bins of 250 km/s from 3,000 to 12,000 Å.
     """
     cell = _layers(redshift[is_significant]) * _N_BINS + _bins(observed[is_significant])
     return np.bincount(cell, minlength=_N_LAYERS * _N_BINS).reshape(_N_LAYERS, _N_BINS).astype("float64")
 
 
-def shared_excess(counts, observed, redshift, is_significant):
+def shared_excess(counts, observed, redshift, is_significant, reach=6):
     """Say how surprising it is that so many objects of other redshifts have a feature at the same observed wavelength.
 
     Parameters
@@ -45,11 +44,13 @@ def shared_excess(counts, observed, redshift, is_significant):
         From `count_places`.
     observed, redshift, is_significant : numpy.ndarray, shape (object,)
         As for `count_places`; of these objects or of others.
+    reach : int, optional
+        Bins on either side that count as the same place: as far as the features are ill placed.
 
     Returns
     -------
     numpy.ndarray, shape (object,)
-        Sigma of a Poisson count within 1,500 km/s against the mean of the 10,000 km/s around, less where fewer than
+        Sigma of a Poisson count within `reach` bins against the mean of the 10,000 km/s around, less where fewer than
         half of these features are in excess; 0 for an object without a significant feature.
     """
     total = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
@@ -59,7 +60,7 @@ def shared_excess(counts, observed, redshift, is_significant):
         low, high = np.clip(centre - n_bins, 0, _N_BINS), np.clip(centre + n_bins + 1, 0, _N_BINS)
         return total[:, high] - total[:, low], high - low
 
-    (near, n_near), (around, n_around) = within(_NEAR), within(_AROUND)
+    (near, n_near), (around, n_around) = within(reach), within(_AROUND)
     usual = (around - near) / np.maximum(n_around - n_near, 1) * n_near
     # one layer's own line must not speak for all: an instrument's fault is in every layer
     near = np.minimum(near, 3 * usual + 3)
