@@ -21,7 +21,7 @@ from astrolab.redshift.templates import TemplateSet
 
 LOG_BIN = 3e-4  # of log10 wavelength: 207 km/s
 BATCH = 128  # spectra in a matrix product: fixed, so that a spectrum's result does not hang on its neighbours
-_ROWS = 16  # spectra whose linear systems are solved together: they fit into the cache
+_CELLS = 24_000  # linear systems that are solved together: they fit into the cache
 _SAMPLES = 5  # points of a template that are averaged over a bin
 _RIDGE = 1e-6  # relative, in the linear systems
 _MIN_SIGNIFICANCE = 0.3  # an amplitude below this many sigma tells nothing about the scale of the priors
@@ -244,8 +244,9 @@ def scan_batch(weight, weighted_flux, plan):
     right = [weighted_flux @ windows[i].T for i in range(n_vector)]
     normal = [weight @ windows[i].T for i in range(n_vector, len(windows))]
     out = torch.empty(right[0].shape, dtype=torch.float64, device=weight.device)
-    for start in range(0, len(weight), _ROWS):
-        rows = slice(start, start + _ROWS)
+    n_rows = max(1, _CELLS // out.shape[1])
+    for start in range(0, len(weight), n_rows):
+        rows = slice(start, start + n_rows)
         out[rows] = explained([one[rows].double() for one in right], [one[rows].double() for one in normal], plan)
     return out - plan.penalty.to(out.device)
 
