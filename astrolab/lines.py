@@ -80,6 +80,11 @@ def spectral_lines(only_major=False):
     -------
     tuple of Line
         Sorted by rest vacuum wavelength (Å).
+
+    Examples
+    --------
+    >>> [line.name for line in spectral_lines(only_major=True)][:3]
+    ['Lyα', 'Si IV', 'C IV']
     """
     return tuple(line for line in _LINES if line.is_major or not only_major)
 

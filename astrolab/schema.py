@@ -159,6 +159,12 @@ def flux_err(spectra):
     -------
     xarray.DataArray
         ``1 / sqrt(ivar)``, dims as `ivar`, in 1e-17 erg/s/cm2/Å; NaN where ``ivar == 0`` (pixel not to be used).
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> flux_err(al.simulate_survey(2, seed=0)).dims
+    ('object', 'wavelength')
     """
     ivar = spectra["ivar"]
     err = (1 / np.sqrt(ivar.where(ivar > 0))).rename("flux_err")

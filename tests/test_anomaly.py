@@ -354,6 +354,14 @@ def test_a_scale_places_an_object_where_it_was_also_after_it_was_saved(vae, rest
     assert list(loaded.rank_of(whole["anomaly_score"])) == pytest.approx(list(whole["anomaly_rank"]), abs=1)
 
 
+def test_what_is_no_scale_is_refused(tmp_path):
+    (tmp_path / "html").write_text("<html>")
+    al.save_model(al.VAE(n_wavelength=10), tmp_path)
+    for name, message in (("html", "is no scale, or a damaged one"), ("weights.safetensors", "it has no 'shared'")):
+        with pytest.raises(ValueError, match=message):
+            load_scale(tmp_path / name)
+
+
 def test_a_cosmic_ray_tops_the_pipeline_ranking_and_not_the_science_ranking(vae, rest_quasars):
     row = int(np.argmin(np.abs(rest_quasars.snr.values - 8)))
     flux, ivar = rest_quasars.flux.values.copy(), rest_quasars.ivar.values

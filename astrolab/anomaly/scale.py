@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
@@ -221,7 +222,12 @@ def load_scale(path):
     ValueError
         If the file does not hold a scale.
     """
-    arrays = load_file(path)
+    try:
+        arrays = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"'{path}' is no scale, or a damaged one ({error}); expected what save_scale wrote."
+        ) from error
     n_members = len({name.split(".")[1] for name in arrays if name.startswith("members.")})
 
     def part(kind, prefix):

@@ -36,6 +36,14 @@ def save_model(model, dir_path, **card):
     -------
     pathlib.Path
         The folder.
+
+    Examples
+    --------
+    >>> import tempfile, astrolab as al
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saved = al.save_model(al.VAE(n_wavelength=100, n_latent=4), folder, trained_on="nothing")
+    ...     al.load_model(saved).config["n_latent"]
+    4
     """
     folder = Path(dir_path)
     folder.mkdir(parents=True, exist_ok=True)
