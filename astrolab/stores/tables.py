@@ -3,6 +3,8 @@
 import io
 from pathlib import Path
 
+from pandas.api.types import is_numeric_dtype
+
 from astrolab.stores.publish import write_whole
 
 
@@ -36,7 +38,9 @@ def save_table(table, path, *, keep_index=False):
     suffix = Path(path).suffix
     if suffix == ".parquet":
         file = io.BytesIO()
-        table.to_parquet(file, index=keep_index, write_page_checksum=True)
+        # a dictionary of numbers that seldom repeat takes as long as all else, and more so the more rows there are
+        texts = [str(name) for name, dtype in table.dtypes.items() if not is_numeric_dtype(dtype)]
+        table.to_parquet(file, index=keep_index, write_page_checksum=True, use_dictionary=texts)
         content = file.getvalue()
     elif suffix == ".csv":
         content = table.to_csv(index=keep_index).encode()
