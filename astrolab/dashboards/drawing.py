@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import panel as pn
 
 LATE_MS = 60  # a browser paints every 17 ms
+_BUILT_MS = 700  # within this a browser has built a table, and before it none may be turned over
 
 _ACTING = WeakKeyDictionary()  # document -> None: an act is under way
 _SOON, _LATE = WeakKeyDictionary(), WeakKeyDictionary()  # document -> what is to be drawn, a dict of functions
@@ -120,6 +121,15 @@ def made_late(make, **options):
 
     pn.state.onload(lambda: draw_soon(fill, is_late=True))
     return place
+
+
+def draw_once_built(draw):
+    """Call a function that changes a widget which is only now sent to the browser; at once where there is no server."""
+    document = _served_document()
+    if document is None:
+        draw()
+    else:
+        document.add_timeout_callback(partial(_draw, document, {document: {draw: None}}), _BUILT_MS)
 
 
 def _draw(document, waiting):

@@ -4,7 +4,7 @@ import pandas as pd
 import panel as pn
 from bokeh.models.widgets.tables import NumberFormatter
 
-from astrolab.dashboards.drawing import draw_soon, one_message
+from astrolab.dashboards.drawing import draw_once_built, draw_soon, one_message
 
 PAGE_SIZE = 20
 
@@ -60,7 +60,7 @@ def queue_view(state):
     for name, follow in follows.items():
         state.param.watch(lambda _, follow=follow: draw_soon(follow, is_late=True), name)
     widget.param.watch(follow_click, "selection")
-    draw_soon(follow_state, is_late=True)  # a browser's table begins with its first page, whatever it is told
+    draw_once_built(follow_state)  # a browser's table begins with its first page, whatever it is told
     return widget
 
 
