@@ -157,6 +157,8 @@ def test_spectra_of_another_grid_or_frame_are_refused(vae, rest_quasars, quasars
         al.score_anomalies(vae, rest_quasars.isel(wavelength_rest=slice(0, 200)))
     with pytest.raises(al.SchemaError, match="observed frame"):
         al.score_anomalies(vae, quasars)
+    with pytest.raises(al.SchemaError, match="expected normalised spectra: normalize_flux"):
+        al.score_anomalies(vae, al.to_restframe(al.simulate_survey(5, seed=0), rest_quasars["wavelength_rest"].values))
 
 
 def test_the_strangest_come_with_their_spectra(vae, rest_quasars, ranking, in_chunks):

@@ -13,7 +13,7 @@ from astrolab.anomaly.scale import Scale, fit_scale, place_on_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
 from astrolab.anomaly.shape import LINE_WINDOWS, SHAPE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT
-from astrolab.schema import OBJECT, WAVELENGTH_REST, SchemaError, check_spectra, check_targetid, spectral_dim
+from astrolab.schema import FLUX_UNIT, OBJECT, WAVELENGTH_REST, SchemaError, check_spectra, check_targetid, spectral_dim
 
 # an object with fewer good pixels on the rest grid is not ranked
 N_GOOD_MIN = 50
@@ -86,7 +86,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     Raises
     ------
     SchemaError
-        If the spectra are not in the rest frame or not on the models' grid, or that has fewer than 64 pixels.
+        If the spectra are not normalised, not in the rest frame or not on the models' grid, or that has fewer than
+        64 pixels.
     ValueError
         If no object can be ranked, there is no model, or `is_reference` is not one truth value an object, or all False.
 
@@ -314,6 +315,8 @@ def _check_grid(model, spectra):
         raise SchemaError(
             "the spectra are in the observed frame, expected the rest frame: to_restframe(spectra, grid)."
         )
+    if spectra["flux"].attrs.get("units") == FLUX_UNIT:
+        raise SchemaError(f"the flux is in {FLUX_UNIT}, expected normalised spectra: normalize_flux(spectra).")
     n_wavelength = model.config["n_wavelength"]
     if spectra.sizes[WAVELENGTH_REST] != n_wavelength:
         raise SchemaError(
