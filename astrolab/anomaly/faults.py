@@ -127,8 +127,11 @@ def fault_evidence(flux, weight, flux_model, directions, wavelength, redshift):
 
 def _in_cells(values, n_pixel):
     """Return means over cells of pixels; pixels that fill no whole cell at the red end are left out."""
-    n_cell = values.shape[-1] // n_pixel
-    return values[..., : n_cell * n_pixel].reshape(*values.shape[:-1], n_cell, n_pixel).mean(axis=-1)
+    end = values.shape[-1] // n_pixel * n_pixel
+    total = values[..., :end:n_pixel].copy()
+    for first in range(1, n_pixel):  # numpy's own sum over an axis of a few values takes several times as long
+        total += values[..., first:end:n_pixel]
+    return total / n_pixel
 
 
 def _count_absorbed(wavelength):
