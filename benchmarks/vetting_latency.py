@@ -28,6 +28,7 @@ from astrolab.stores.spectra import save_spectra
 FIRST_ID = 39_627_652_591_521_181
 LIMITS = {"first plot": 3000, "next candidate": 300, "smoothing redraw": 100, "verdict stored": 200}  # ms
 LIMITS["vetted by quality"] = 500  # stored, and the next one there: the sum of the two
+LIMITS["whole page"] = np.nan  # with queue, neighbours and map, which are made after the first plot
 N_FIRST = 5
 PAUSE_MS = 400  # a vetter looks; what was put off is done meanwhile
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -133,7 +134,7 @@ def measure(address, server, n_times):
     """Return the times of each act in ms, and what one of each costs: a dict of lists, a dict of arrays."""
     from playwright.sync_api import sync_playwright
 
-    times, costs = {"first plot": []}, {}
+    times, costs = {"first plot": [], "whole page": []}, {"whole page": np.full(3, np.nan)}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         for _ in range(N_FIRST):  # the first of a fresh server reads everything
@@ -144,6 +145,8 @@ def measure(address, server, n_times):
             view.locator("#current-verdict").wait_for(timeout=120_000)
             view.locator("dialog").wait_for(state="attached", timeout=120_000)
             times["first plot"].append(1000 * (time.perf_counter() - start))
+            view.get_by_text("Map by score").wait_for(timeout=120_000)
+            times["whole page"].append(1000 * (time.perf_counter() - start))
             view.wait_for_timeout(3000)
             costs["first plot"] = costs.get("first plot", 0) + cost.since() / N_FIRST
         keys = {
