@@ -141,7 +141,7 @@ def check_targetid(targetid, whose):
     >>> import pandas as pd
     >>> check_targetid(pd.Series([39627652591521181]), "labels")
     """
-    if targetid.dtype.kind == "f":
+    if len(targetid) and targetid.dtype.kind == "f":
         raise SchemaError(
             f"the targetid of the {whose} is a float, expected int64; above 2**53 a float cannot hold a DESI TARGETID."
         )

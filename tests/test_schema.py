@@ -1,11 +1,12 @@
 """The data model: what check_spectra lets through, and what it says about the rest."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from astrolab.medians import median_snr
-from astrolab.schema import REQUIRED_COLUMNS, SchemaError, check_spectra, flux_err, spectral_dim
+from astrolab.schema import REQUIRED_COLUMNS, SchemaError, check_spectra, check_targetid, flux_err, spectral_dim
 
 
 def make_spectra(dim="wavelength"):
@@ -98,3 +99,10 @@ def test_median_snr_counts_good_pixels_only():
         assert snr[i] == pytest.approx(expected, rel=1e-6)
     spoilt = np.where(ivar > 0, flux, 1e9).astype("f4")
     np.testing.assert_array_equal(median_snr(spoilt, ivar), snr)
+
+
+def test_identifiers_that_went_through_a_float_are_refused_and_none_are_fine():
+    check_targetid(pd.Series([2**60]), "labels")
+    check_targetid(pd.Series([], dtype="float64"), "labels")
+    with pytest.raises(SchemaError, match=r"the targetid of the labels is a float, expected int64; above 2\*\*53"):
+        check_targetid(pd.Series([1.0, np.nan]), "labels")
