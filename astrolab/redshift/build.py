@@ -34,7 +34,6 @@ _SETTLED_SMOOTH = 300.0  # km/s: without it χ² has ripples, of the noise of re
 _STAR_LIMIT = 0.005
 _STAR_STEP = 2e-4
 _GIANTS = 0.5
-_N_STARS = 120  # of each kind
 _COOL = ("sdM", "L", "C", "WD+M")  # molecules cover their continua, and nobody knows those well
 _BROAD = ("DA", "DB", "DC", "DQ", "DZ", "CV")
 _TILTS_COOL = {False: (1, 2), True: (1, 2, 3, 4)}
@@ -74,7 +73,7 @@ def build_templates(*, n_objects=1300, seed=1):
         _with_troughs(middle),
         _galaxy_set(_log_uniform(0.0, 1.75, int(0.4 * n_objects), rng), rng),
         *_star_classes(),
-        *_star_kinds(rng),
+        *_star_kinds(max(20, 12 * n_objects // 130), rng),
     ]
     return [*sets, _smooth_set()]
 
@@ -255,13 +254,13 @@ def _star_classes():
     return sets
 
 
-def _star_kinds(rng):
+def _star_kinds(n_drawn, rng):
     """One set for each other kind of star: mean, scatter, and a smooth error of continuum and calibration."""
     sets = []
     for kind in (kind for kind in STELLAR_KINDS if kind != "M"):
         stride = 1 + (kind in _BROAD)
         grid = _log_grid(3390, 10750, stride * _STAR_STEP)
-        flux = draw_stars(kind, 10**grid, _N_STARS, rng).astype("float32")
+        flux = draw_stars(kind, 10**grid, n_drawn, rng).astype("float32")
         vectors = fit_vectors(flux, 1 / (_SYSTEMATIC * np.maximum(flux, 0.05)) ** 2, 4)
         place = np.linspace(-1, 1, len(grid))
         tilts = [vectors[0] * Legendre.basis(degree)(place) for degree in _TILTS_COOL[kind in _COOL]]
