@@ -103,35 +103,25 @@ def fault_evidence(flux, weight, flux_model, directions, wavelength, redshift):
     """
     pixel = SPEED_OF_LIGHT * np.log(wavelength[1] / wavelength[0])  # km/s
     n_pixel = max(round(_CELL / pixel), 1)
-    wavelength = _in_cells(wavelength, n_pixel)
-    in_cells = _in_cells(weight, n_pixel)  # means, here of the weights and below with them
-    flux = np.where(weight > 0, flux, 0)
-    flux, flux_model = (_in_cells(weight * part, n_pixel) / np.maximum(in_cells, 1e-30) for part in (flux, flux_model))
-    widths = np.maximum(np.round(np.array(_WIDTHS) / (n_pixel * pixel)).astype(int), 2)
+    n_cell = len(wavelength) // n_pixel  # pixels that fill no whole cell at the red end are left out
+    wavelength = wavelength[: n_cell * n_pixel].reshape(n_cell, n_pixel).mean(axis=1)
+    directions = directions[:, : n_cell * n_pixel].reshape(len(directions), n_cell, n_pixel).mean(axis=2)
+    tilts = np.linspace(-1, 1, n_cell) ** np.arange(_N_TILTS)[:, None]
     columns = np.zeros((len(flux), len(FAULT_COLUMNS)), "float32")
     _measure_rows(
-        flux.astype("float32"),
-        (n_pixel * in_cells).astype("float32"),
-        np.maximum(flux_model, np.float32(_FAINT)).astype("float32"),
-        _in_cells(directions, n_pixel),
-        np.linspace(-1, 1, len(wavelength)) ** np.arange(_N_TILTS)[:, None],
+        np.ascontiguousarray(flux, "float32"),
+        np.ascontiguousarray(weight, "float32"),
+        np.ascontiguousarray(flux_model, "float32"),
+        directions,
+        tilts,
         _count_absorbed(wavelength),
-        widths,
+        np.maximum(np.round(np.array(_WIDTHS) / (n_pixel * pixel)).astype(int), 2),
         _camera_ranges(wavelength, redshift),
-        wavelength,
+        np.asarray(wavelength, "float64"),
         np.asarray(redshift, "float64"),
         columns,
     )
     return columns
-
-
-def _in_cells(values, n_pixel):
-    """Return means over cells of pixels; pixels that fill no whole cell at the red end are left out."""
-    end = values.shape[-1] // n_pixel * n_pixel
-    total = values[..., :end:n_pixel].copy()
-    for first in range(1, n_pixel):  # numpy's own sum over an axis of a few values takes several times as long
-        total += values[..., first:end:n_pixel]
-    return total / n_pixel
 
 
 def _count_absorbed(wavelength):
@@ -154,18 +144,18 @@ def _camera_ranges(wavelength, redshift):
 def _measure_rows(
     flux, weight, flux_model, directions, tilts, n_absorbed, widths, cameras, wavelength, redshift, columns
 ):
-    n_object, n = flux.shape
-    n_basis = len(directions) + len(tilts)
-    # one vector more than the model has: the fault itself, once it is found
-    basis, residual = np.zeros((n_basis + 1, n)), np.zeros(n)
+    n, n_basis = len(wavelength), len(directions) + len(tilts)
+    # flux, weight and model in cells; in the basis one vector more than the model has: the fault itself, once found
+    cells, basis, residual = np.zeros((3, n)), np.zeros((n_basis + 1, n)), np.zeros(n)
     sums, best = np.zeros((n + 1, n_basis + 4)), np.zeros((len(widths), 4))
-    for i in range(n_object):
+    for i in range(len(flux)):
         row, stretch = columns[i], 1 + redshift[i]
-        if not _whiten(flux[i], weight[i], flux_model[i], directions, tilts, basis, residual):
+        _put_in_cells(flux[i], weight[i], flux_model[i], cells)
+        if not _whiten(cells, directions, tilts, basis, residual):
             continue
-        _running_sums(weight[i], flux_model[i], residual, basis, sums)
+        _running_sums(cells, residual, basis, sums)
         _scan(sums, n_absorbed, widths, best)
-        spectrum = weight[i], flux_model[i], residual, basis, n_absorbed, widths
+        spectrum = cells, residual, basis, n_absorbed, widths
         power, first, last = _strongest(best, widths, 0, _N_NARROW)
         row[5], row[7] = power, np.sqrt(wavelength[first] * wavelength[last - 1]) * stretch
         row[6] = _without(*spectrum, first, last, 0)[0] if power > _IS_FAULT else power
@@ -176,41 +166,40 @@ def _measure_rows(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _whiten(flux, weight, flux_model, directions, tilts, basis, residual):
-    """Make the basis orthonormal under the weights, and subtract what it fits; False where nothing is measured."""
-    n_direction, n_basis = len(directions), len(basis) - 1
-    basis[:n_direction] = directions
-    for a in range(n_direction, n_basis):
-        basis[a] = flux_model * tilts[a - n_direction]
-    basis[n_basis] = 0.0
-    residual[:] = flux
-    factor = np.zeros((n_basis, n_basis))
-    if not _cholesky(weight, basis, factor):
-        return False
-    for a in range(n_basis):
-        for b in range(a):
-            _subtract(basis[a], factor[a, b], basis[b])
-        basis[a] /= factor[a, a]
-    for a in range(n_basis):
-        _subtract(residual, _weighted_dot(weight, basis[a], residual), basis[a])
-    return True
+def _put_in_cells(flux, weight, flux_model, cells):
+    """Fill weighted means of flux and model over cells of pixels, and between them the sums of the weights."""
+    n_cell = cells.shape[1]
+    n_pixel = len(flux) // n_cell
+    for k in range(n_cell):
+        of_flux, total, of_model = 0.0, 0.0, 0.0
+        for j in range(k * n_pixel, (k + 1) * n_pixel):
+            if weight[j] > 0:
+                of_flux += weight[j] * flux[j]
+                of_model += weight[j] * flux_model[j]
+                total += weight[j]
+        cells[0, k] = of_flux / total if total > 0 else 0.0
+        cells[1, k] = total
+        cells[2, k] = max(of_model / total, _FAINT) if total > 0 else _FAINT
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _cholesky(weight, basis, factor):
-    """Fill the lower triangle whose square are the weighted products of the basis; False where it has none."""
-    n_basis = len(factor)
+def _whiten(cells, directions, tilts, basis, residual):
+    """Make the basis orthonormal under the weights, and subtract what it fits; False where nothing is measured."""
+    n_direction, n_basis = len(directions), len(basis) - 1
+    flux, weight, flux_model = cells
+    vectors = np.empty((n_basis, len(flux)))
+    vectors[:n_direction] = directions
+    for a in range(n_direction, n_basis):
+        vectors[a] = flux_model * tilts[a - n_direction]
+    normal = np.dot(vectors * weight, vectors.T)
+    trace = np.trace(normal)
+    if not (weight.any() and np.isfinite(trace)):
+        return False
     for a in range(n_basis):
-        for b in range(a + 1):
-            factor[a, b] = _weighted_dot(weight, basis[a], basis[b])
-        # directions that the measured pixels cannot tell apart are held by a little of the identity
-        factor[a, a] += 1e-6
-        for b in range(a):
-            factor[a, b] = (factor[a, b] - np.dot(factor[a, :b], factor[b, :b])) / factor[b, b]
-        left = factor[a, a] - np.dot(factor[a, :a], factor[a, :a])
-        if left <= 0:
-            return False
-        factor[a, a] = np.sqrt(left)
+        normal[a, a] += 1e-6 + 1e-10 * trace  # holds directions that the measured pixels cannot tell apart
+    basis[:n_basis] = np.dot(np.linalg.inv(np.linalg.cholesky(normal)), vectors)
+    basis[n_basis] = 0.0
+    residual[:] = flux - np.dot(np.dot(basis[:n_basis], weight * flux), basis[:n_basis])
     return True
 
 
@@ -222,16 +211,11 @@ def _weighted_dot(weight, left, right):
     return total
 
 
-@njit(nogil=True, cache=True)
-def _subtract(values, amplitude, vector):
-    for k in range(len(values)):
-        values[k] -= amplitude * vector[k]
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
-def _running_sums(weight, flux_model, residual, basis, sums):
+def _running_sums(cells, residual, basis, sums):
     """Fill the sums, up to each pixel's edge, of w m basis, of w m², of w m residual, and of the measured pixels."""
     n_basis, n = basis.shape
+    weight, flux_model = cells[1], cells[2]
     for k in range(n):
         weighted = weight[k] * flux_model[k]
         for a in range(n_basis):
@@ -311,18 +295,18 @@ def _one_camera(sums, ranges, power, first, last):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _without(weight, flux_model, residual, basis, n_absorbed, widths, first, last, first_rival):
+def _without(cells, residual, basis, n_absorbed, widths, first, last, first_rival):
     """Return the significance of the strongest feature once a fault is fitted too, and ln of the χ² that it takes."""
     n, n_basis = basis.shape[1], len(basis) - 1
-    fault = basis[n_basis]
+    weight, flux_model = cells[1], cells[2]
+    own, fault = basis[:n_basis], basis[n_basis]
     fault[first:last] = flux_model[first:last]
-    for a in range(n_basis):
-        _subtract(fault, _weighted_dot(weight[first:last], flux_model[first:last], basis[a, first:last]), basis[a])
+    fault -= np.dot(np.dot(own, weight * fault), own)
     fault /= np.sqrt(_weighted_dot(weight, fault, fault))
     overlap, chi2 = _weighted_dot(weight, fault, residual), _weighted_dot(weight, residual, residual)
     remaining = residual - overlap * fault
     sums, best = np.zeros((n + 1, n_basis + 4)), np.zeros((len(widths), 4))
-    _running_sums(weight, flux_model, remaining, basis, sums)
+    _running_sums(cells, remaining, basis, sums)
     _scan(sums, n_absorbed, widths, best)
     fault[:] = 0.0
     left = 0.0
