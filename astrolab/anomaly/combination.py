@@ -10,10 +10,10 @@ PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "
 SCORES = (*PEER_SCORES, "score_class")
 
 # what an artefact may explain is taken off: the evidence beyond what every third ordinary object has
-_ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.25
+_ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.0
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
 _ARTEFACT_SURE = 5.0
-# from here on a fault explains; a dip does so whole if others share it at this many sigma
+# from here on a fault explains, a sigma later whole; a dip does so whole if others share it at this many sigma
 _IS_FAULT, _IS_SHARED = 3.0, 2.0
 
 
@@ -92,4 +92,4 @@ def _explained_share(table, kind):
     """Return the share of a score that goes with a fault, in what its removal leaves of the strongest feature."""
     power, left = (table[f"{kind}_{what}"].to_numpy("float64") for what in ("power", "left"))
     share = np.sqrt(np.clip(1 - (left / np.maximum(power, 1e-3)) ** 2, 0, 1))
-    return np.where(power > _IS_FAULT, share, 0)
+    return share * np.clip(power - _IS_FAULT, 0, 1)

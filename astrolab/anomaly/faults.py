@@ -142,33 +142,34 @@ def _camera_ranges(wavelength, redshift):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _measure_rows(
-    flux, weight, flux_model, directions, tilts, n_absorbed, widths, cameras, wavelength, redshift, columns
+    flux, weight, flux_model, directions, tilts, n_absorbed, widths, ranges, wavelength, redshift, columns
 ):
-    n, n_basis = len(wavelength), len(directions) + len(tilts)
-    # flux, weight and model in cells; in the basis one vector more than the model has: the fault itself, once found
-    cells, basis, residual = np.zeros((3, n)), np.zeros((n_basis + 1, n)), np.zeros(n)
-    sums, best = np.zeros((n + 1, n_basis + 4)), np.zeros((len(widths), 4))
+    every, best = np.zeros((3, len(wavelength))), np.zeros((len(widths), 5))
     for i in range(len(flux)):
         row, stretch = columns[i], 1 + redshift[i]
-        _put_in_cells(flux[i], weight[i], flux_model[i], cells)
-        if not _whiten(cells, directions, tilts, basis, residual):
+        low, high = _put_in_cells(flux[i], weight[i], flux_model[i], every)
+        cells, rest = every[:, low:high].copy(), wavelength[low:high]
+        cameras = np.clip(ranges[i] - low, 0, high - low)
+        is_known, basis, residual = _whiten(cells, directions[:, low:high], tilts[:, low:high])
+        if not is_known:
             continue
-        _running_sums(cells, residual, basis, sums)
-        _scan(sums, n_absorbed, widths, best)
-        spectrum = cells, residual, basis, n_absorbed, widths
-        power, first, last = _strongest(best, widths, 0, _N_NARROW)
-        row[5], row[7] = power, np.sqrt(wavelength[first] * wavelength[last - 1]) * stretch
+        sums = _running_sums(cells, residual, basis)
+        _scan(sums, n_absorbed, low, widths, best)
+        spectrum = cells, residual, basis, n_absorbed, low, widths
+        power, first, last = _strongest(best, 0, _N_NARROW)
+        row[5], row[7] = power, np.sqrt(rest[first] * rest[last - 1]) * stretch
         row[6] = _without(*spectrum, first, last, 0)[0] if power > _IS_FAULT else power
-        power, first, last = _strongest(best, widths, _N_NARROW, len(widths))
-        power, first, last = _one_camera(sums, cameras[i], power, first, last)
-        row[0], row[3], row[4] = power, wavelength[first] * stretch, wavelength[last - 1] * stretch
+        power, first, last = _strongest(best, _N_NARROW, len(widths))
+        power, first, last = _one_camera(sums, cameras, power, first, last)
+        row[0], row[3], row[4] = power, rest[first] * stretch, rest[last - 1] * stretch
         row[1], row[2] = _without(*spectrum, first, last, _FIRST_RIVAL) if power > _IS_FAULT else (power, 0.0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _put_in_cells(flux, weight, flux_model, cells):
-    """Fill weighted means of flux and model over cells of pixels, and between them the sums of the weights."""
+    """Fill means of flux and model over cells, and between them the sums of weights; return the range measured."""
     n_cell = cells.shape[1]
+    low, high = n_cell, 0
     n_pixel = len(flux) // n_cell
     for k in range(n_cell):
         of_flux, total, of_model = 0.0, 0.0, 0.0
@@ -180,27 +181,33 @@ def _put_in_cells(flux, weight, flux_model, cells):
         cells[0, k] = of_flux / total if total > 0 else 0.0
         cells[1, k] = total
         cells[2, k] = max(of_model / total, _FAINT) if total > 0 else _FAINT
+        if total > 0:
+            low, high = min(low, k), k + 1
+    return min(low, high), high
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _whiten(cells, directions, tilts, basis, residual):
-    """Make the basis orthonormal under the weights, and subtract what it fits; False where nothing is measured."""
-    n_direction, n_basis = len(directions), len(basis) - 1
+def _whiten(cells, directions, tilts):
+    """Return whether anything is measured, a basis orthonormal under the weights, and what it leaves of the flux.
+
+    The basis has one vector more, of zeros, for the fault itself once it is found.
+    """
+    n_direction, n_basis, n = len(directions), len(directions) + len(tilts), cells.shape[1]
+    basis, residual = np.zeros((n_basis + 1, n)), np.zeros(n)
     flux, weight, flux_model = cells
-    vectors = np.empty((n_basis, len(flux)))
+    vectors = np.empty((n_basis, n))
     vectors[:n_direction] = directions
     for a in range(n_direction, n_basis):
         vectors[a] = flux_model * tilts[a - n_direction]
     normal = np.dot(vectors * weight, vectors.T)
     trace = np.trace(normal)
-    if not (weight.any() and np.isfinite(trace)):
-        return False
+    if n <= n_basis or not np.isfinite(trace):
+        return False, basis, residual
     for a in range(n_basis):
         normal[a, a] += 1e-6 + 1e-10 * trace  # holds directions that the measured pixels cannot tell apart
     basis[:n_basis] = np.dot(np.linalg.inv(np.linalg.cholesky(normal)), vectors)
-    basis[n_basis] = 0.0
     residual[:] = flux - np.dot(np.dot(basis[:n_basis], weight * flux), basis[:n_basis])
-    return True
+    return True, basis, residual
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
@@ -212,9 +219,10 @@ def _weighted_dot(weight, left, right):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _running_sums(cells, residual, basis, sums):
-    """Fill the sums, up to each pixel's edge, of w m basis, of w m², of w m residual, and of the measured pixels."""
+def _running_sums(cells, residual, basis):
+    """Return the sums, up to each cell's edge, of w m basis, of w m², of w m residual, and of the measured cells."""
     n_basis, n = basis.shape
+    sums = np.zeros((n + 1, n_basis + 3))
     weight, flux_model = cells[1], cells[2]
     for k in range(n):
         weighted = weight[k] * flux_model[k]
@@ -223,6 +231,7 @@ def _running_sums(cells, residual, basis, sums):
         sums[k + 1, n_basis] = sums[k, n_basis] + weighted * flux_model[k]
         sums[k + 1, n_basis + 1] = sums[k, n_basis + 1] + weighted * residual[k]
         sums[k + 1, n_basis + 2] = sums[k, n_basis + 2] + (weight[k] > 0)
+    return sums
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
@@ -249,32 +258,34 @@ def _significance(missing, own):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _scan(sums, n_absorbed, widths, best):
-    """Fill, for each width, the strongest loss that no gas explains and its first pixel; that of gas; the excess."""
+def _scan(sums, n_absorbed, offset, widths, best):
+    """Fill, for each width, the strongest loss that no gas explains, its limits; the strongest of gas; the excess."""
     n = len(sums) - 1
     for q in range(len(widths)):
         width, stride = widths[q], max(widths[q] // 8, 1)
         absorbed = n_absorbed[0 if q < _N_NARROW else 1]
         best[q] = 0.0
-        for first in range(0, n - width + 1, stride):
-            low, high = sums[first], sums[first + width]
+        beyond = int((1 - _MEASURED_SHARE) * width)  # a window may reach beyond what was measured
+        for start in range(-beyond, n - width + beyond + 1, stride):
+            first, last = max(start, 0), min(start + width, n)
+            low, high = sums[first], sums[last]
             if high[-1] - low[-1] < _MEASURED_SHARE * width:
                 continue
             power = _significance(*_fit_factor(low, high, _OWN_SHARE))
+            edges = max(start + offset, 0), min(start + offset + width, len(absorbed) - 1)
             if power < 0:
-                best[q, 3] = max(best[q, 3], -power)
-            elif absorbed[first + width] - absorbed[first] > _ABSORBED_SHARE[q] * width:
-                best[q, 2] = max(best[q, 2], power)
+                best[q, 4] = max(best[q, 4], -power)
+            elif absorbed[edges[1]] - absorbed[edges[0]] > _ABSORBED_SHARE[q] * width:
+                best[q, 3] = max(best[q, 3], power)
             elif power > best[q, 0]:
-                best[q, 0], best[q, 1] = power, first
+                best[q, 0], best[q, 1], best[q, 2] = power, first, last
 
 
 @njit(nogil=True, cache=True)
-def _strongest(best, widths, start, end):
-    """Return significance, first and one-past-last pixel of the strongest loss of some of the widths."""
+def _strongest(best, start, end):
+    """Return significance, first and one-past-last pixel of the strongest loss of widths from `start` on."""
     chosen = start + np.argmax(best[start:end, 0])
-    first = int(best[chosen, 1])
-    return best[chosen, 0], first, first + widths[chosen]
+    return best[chosen, 0], int(best[chosen, 1]), max(int(best[chosen, 2]), 1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -295,9 +306,9 @@ def _one_camera(sums, ranges, power, first, last):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _without(cells, residual, basis, n_absorbed, widths, first, last, first_rival):
+def _without(cells, residual, basis, n_absorbed, offset, widths, first, last, first_rival):
     """Return the significance of the strongest feature once a fault is fitted too, and ln of the χ² that it takes."""
-    n, n_basis = basis.shape[1], len(basis) - 1
+    n_basis = len(basis) - 1
     weight, flux_model = cells[1], cells[2]
     own, fault = basis[:n_basis], basis[n_basis]
     fault[first:last] = flux_model[first:last]
@@ -305,13 +316,12 @@ def _without(cells, residual, basis, n_absorbed, widths, first, last, first_riva
     fault /= np.sqrt(_weighted_dot(weight, fault, fault))
     overlap, chi2 = _weighted_dot(weight, fault, residual), _weighted_dot(weight, residual, residual)
     remaining = residual - overlap * fault
-    sums, best = np.zeros((n + 1, n_basis + 4)), np.zeros((len(widths), 4))
-    _running_sums(cells, remaining, basis, sums)
-    _scan(sums, n_absorbed, widths, best)
+    sums, best = _running_sums(cells, remaining, basis), np.zeros((len(widths), 5))
+    _scan(sums, n_absorbed, offset, widths, best)
     fault[:] = 0.0
     left = 0.0
     for q in range(first_rival, len(widths)):
-        left = max(left, best[q, 0], best[q, 2], best[q, 3])
+        left = max(left, best[q, 0], best[q, 3], best[q, 4])
     n_good = sums[-1, -1]
     after = max(chi2 - overlap * overlap, 0.0)
     return left, np.log((chi2 / n_good + _LEFT) / (after / n_good + _LEFT))
