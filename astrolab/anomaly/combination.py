@@ -4,6 +4,7 @@ import numpy as np
 
 from astrolab.anomaly.artefacts import SHARED_SCORES
 from astrolab.anomaly.classes import class_score
+from astrolab.anomaly.faults import IS_FAULT
 
 # those that peers calibrate, then the one that is absolute
 PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
@@ -13,8 +14,8 @@ SCORES = (*PEER_SCORES, "score_class")
 _ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.0
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
 _ARTEFACT_SURE = 5.0
-# from here on a fault explains, a sigma later whole; a dip does so whole if others share it at this many sigma
-_IS_FAULT, _IS_SHARED = 3.0, 2.0
+# a dip explains whole if others share it at this many sigma
+_IS_SHARED = 2.0
 
 
 def strangeness(single):
@@ -79,7 +80,7 @@ def fault_score(table):
         Not below 0.
     """
     power, left = (table[f"fault_{what}"].to_numpy("float64") for what in ("power", "left"))
-    return np.where(power > _IS_FAULT, np.maximum(power - left, 0), 0)
+    return np.where(power > IS_FAULT, np.maximum(power - left, 0), 0)
 
 
 def length(scores):
@@ -92,4 +93,4 @@ def _explained_share(table, kind):
     """Return the share of a score that goes with a fault, in what its removal leaves of the strongest feature."""
     power, left = (table[f"{kind}_{what}"].to_numpy("float64") for what in ("power", "left"))
     share = np.sqrt(np.clip(1 - (left / np.maximum(power, 1e-3)) ** 2, 0, 1))
-    return share * np.clip(power - _IS_FAULT, 0, 1)
+    return share * np.clip(power - IS_FAULT, 0, 1)  # whole a sigma later: no object jumps

@@ -12,6 +12,7 @@ import torch
 from numba import njit
 
 from astrolab.anomaly.artefacts import ARM_EDGES, rest_masks
+from astrolab.anomaly.classes import mean_chi2
 from astrolab.lines import SPEED_OF_LIGHT
 
 FAULT_COLUMNS = (
@@ -40,12 +41,11 @@ _N_EDGE = 10  # pixels that must be measured on either side of where cameras mee
 _OWN_SHARE, _OWN_SHARE_OF_CAMERA = 0.05, 0.002
 # a factor is never known better than this, however bright the spectrum: its model is not
 _SYSTEMATIC = 0.07
-# below this nothing is looked for any further
-_IS_FAULT = 3.0
+# below this nothing is looked for any further, and a fault explains nothing
+IS_FAULT = 3.0
 
 _FAINT = 0.1  # of the normalised flux: a fraction of no light has no meaning
 _N_VECTORS, _N_TILTS, _N_DRAWS = 10, 3, 512
-_LEFT = 0.02  # what a perfect fit still leaves of χ² a pixel
 
 
 def model_directions(models):
@@ -158,11 +158,11 @@ def _measure_rows(
         spectrum = cells, residual, basis, n_absorbed, low, widths
         power, first, last = _strongest(best, 0, _N_NARROW)
         row[5], row[7] = power, np.sqrt(rest[first] * rest[last - 1]) * stretch
-        row[6] = _without(*spectrum, first, last, 0)[0] if power > _IS_FAULT else power
+        row[6] = _without(*spectrum, first, last, 0)[0] if power > IS_FAULT else power
         power, first, last = _strongest(best, _N_NARROW, len(widths))
         power, first, last = _one_camera(sums, cameras, power, first, last)
         row[0], row[3], row[4] = power, rest[first] * stretch, rest[last - 1] * stretch
-        row[1], row[2] = _without(*spectrum, first, last, _FIRST_RIVAL) if power > _IS_FAULT else (power, 0.0)
+        row[1], row[2] = _without(*spectrum, first, last, _FIRST_RIVAL) if power > IS_FAULT else (power, 0.0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -323,5 +323,4 @@ def _without(cells, residual, basis, n_absorbed, offset, widths, first, last, fi
     for q in range(first_rival, len(widths)):
         left = max(left, best[q, 0], best[q, 3], best[q, 4])
     n_good = sums[-1, -1]
-    after = max(chi2 - overlap * overlap, 0.0)
-    return left, np.log((chi2 / n_good + _LEFT) / (after / n_good + _LEFT))
+    return left, mean_chi2(chi2, n_good) - mean_chi2(chi2 - overlap * overlap, n_good)
