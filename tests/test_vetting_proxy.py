@@ -3,7 +3,7 @@
 import re
 import socket
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -44,7 +44,12 @@ class Proxy(threading.Thread):
             threading.Thread(target=self.serve, args=(client,), daemon=True).start()
 
     def serve(self, client):
-        with closing(client), closing(socket.create_connection(("127.0.0.1", self.target))) as server:
+        """Serve one connection; as with any proxy, a browser that goes on knocking at a stopped server is let go."""
+        with (
+            closing(client),
+            suppress(OSError),
+            closing(socket.create_connection(("127.0.0.1", self.target))) as server,
+        ):
             head = b""
             while b"\r\n\r\n" not in head:
                 if not (part := client.recv(65536)):
