@@ -28,6 +28,10 @@ bands: list[float] = [1.0, 2.0]  # a list
 names: list[str] = ["x"]  # names
 kind: Literal["chi2", "band"] = "chi2"  # a choice
 n_max: int | None = None  # a limit, or none
+share: float | None = None  # a share, or none [0 to 1]
+ages: list[int] = [3]  # ages [0 to 130]
+flux_min: float | None = None  # from
+flux_max: float = 2.0  # to
 n_workers: int | None = None  # workers
 cluster: str = "auto"  # where
 source_path: str | None = None  # a file to read
@@ -455,6 +459,26 @@ def test_the_sentences(templates_dir):
             run_template(name)
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"share": 1.5},
+            r"^parameter 'share' of template 'toy' is 1.5 \(float\), expected float \| None from 0 to 1\.$",
+        ),
+        ({"ages": [1, 131]}, r"'ages' .* is \[1, 131\] \(list\), expected list\[int\] from 0 to 130, such as \[3\]"),
+        (
+            {"flux_min": 2.0},
+            "^parameters 'flux_min' and 'flux_max' of template 'toy' are 2.0 and 2.0, expected the first",
+        ),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(templates_dir, given, sentence):
+    with pytest.raises(ParameterError, match=sentence):
+        run_template("toy", **given)
+    assert not settings().runs_dir.exists()
+
+
 BAD_CELLS = [
     "seed: int = 0",
     "seed = 0  # no type",
@@ -474,6 +498,9 @@ BAD_CELLS = [
     "seed: float = 0.0  # not an int",
     "seed: int = 0  # seed\ncluster: int = 0  # not the house's type",
     "n: int = 0  # no seed",
+    "seed: int = 0  # the default is outside [1 to 5]",
+    "seed: int = 0  # from five to one [5 to 1]",
+    "seed: int = 0  # not how a range is written [0-5]",
     "seed: int = (  # not Python",
     "",
 ]

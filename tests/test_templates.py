@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import astrolab as al
-from astrolab.runs import find_template, list_templates, run_template, verify_run
+from astrolab.runs import ParameterError, find_template, list_templates, run_template, verify_run
 
 TEMPLATES = sorted((Path(__file__).parents[1] / "templates").glob("*.ipynb"))
 NAMES = [path.stem for path in TEMPLATES]
@@ -143,6 +143,49 @@ def test_parameters(name):
     for parameter in template.parameters:
         assert parameter.help
         assert not parameter.help.endswith(".")
+        assert parameter.range or not parameter.is_number
+
+
+TOO_FAR = [
+    (name, parameter.name, end)
+    for name in NAMES
+    for parameter in find_template(name).parameters
+    for end in (parameter.range or ())
+]
+
+
+@pytest.mark.parametrize(("name", "key", "end"), TOO_FAR)
+def test_a_number_out_of_its_range_is_refused_before_anything_is_made(name, key, end, tmp_path):
+    template = find_template(name)
+    low, high = next(parameter.range for parameter in template.parameters if parameter.name == key)
+    beyond = end + (1 if end == high else -1)
+    with pytest.raises(ParameterError, match=rf"^parameter '{key}' of template '{name}' is .* from {low} to {high}"):
+        run_template(name, run_dir=tmp_path / "run", **{key: beyond})
+    with pytest.raises(ParameterError, match=rf"'{key}'.* is '{beyond}' \(str\), expected .* from {low} to {high}"):
+        template.parse([(key, str(beyond))])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"wavelength_min": 8000.0},
+            "'wavelength_min' and 'wavelength_max' .* are 8000.0 and 7500.0, expected the first",
+        ),
+        (
+            {"redshift_max": 0.01},
+            "'redshift_min' and 'redshift_max' .* expected the first below the second, such as 0.05",
+        ),
+        ({"n_top": 10.0}, r"'n_top' .* is 10.0 \(float\), expected int from 1 to 100000, such as 500\.$"),
+        ({"spectype": "quasar"}, "'spectype' .* is 'quasar' .*, expected Literal"),
+        ({"warm_start": "yes"}, "'warm_start' .* is 'yes' .*, expected Literal"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_before_anything_is_made(given, sentence, tmp_path):
+    with pytest.raises(ParameterError, match=sentence):
+        run_template("rank_anomalies", run_dir=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,23 +1,26 @@
 """The parameters of a template: read from its one tagged cell, and every value checked before a kernel starts.
 
 The cell is data, never executed here: each line is ``name: type = literal  # help``, read with `ast` and `tokenize`.
+The help of a number may end in its range, ``[1 to 64]``; of ``…_min`` and ``…_max`` the first is below the second.
 """
 
 import ast
 import io
 import json
 import os
+import re
 import tokenize
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 TAG = "parameters"
 INJECTED_TAG = "injected-parameters"  # papermill's, on the cell of the values given
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
+_RANGE = re.compile(r"\[(-?[\d.]+) to (-?[\d.]+)\]$")
 _KINDS = "int, float, str, bool, list[...] of those, '... | None' and Literal[...]"
 
 # run_template's own arguments, which a parameter of the same name would hide
@@ -50,6 +53,17 @@ class Parameter:
     type: str
     default: Any
     help: str
+
+    @property
+    def is_number(self):
+        """Whether its values are numbers, which have a range."""
+        return re.search(r"\b(int|float)\b", self.type) is not None
+
+    @property
+    def range(self):
+        """Smallest and largest value, as the end of the help says; None where it says nothing."""
+        found = _RANGE.search(self.help) if self.is_number else None
+        return None if found is None else tuple(ast.literal_eval(end) for end in found.groups())
 
     @property
     def is_output(self):
@@ -125,12 +139,14 @@ def check_values(parameters, given, template):
     Raises
     ------
     ParameterError
-        If a name is unknown (with the nearest known one) or a value has the wrong type.
+        If a name is unknown (with the nearest known one), a value has the wrong type or is out of its range, or a
+        ``…_min`` is not below its ``…_max``.
     """
     known = _by_name(parameters, given, template)
     values = {parameter.name: parameter.default for parameter in parameters}
     for name, value in given.items():
         values[name] = _check_value(known[name], _plain(value), template)
+    _check_order(known, values, template)
     return values
 
 
@@ -155,7 +171,7 @@ def parse_values(parameters, pairs, template):
     Raises
     ------
     ParameterError
-        If a name is unknown or given twice, or a text cannot be read as the parameter's type.
+        If a name is unknown or given twice, or a text cannot be read as the parameter's type or is out of its range.
     """
     given = {}
     for name, text in pairs:
@@ -183,11 +199,14 @@ def _read_line(line, comment, template):
         raise ParameterError(f"{where}: the default of {line.target.id!r} is not a literal.") from error
     _read_type(line.annotation, where)
     parameter = Parameter(line.target.id, annotation, default, comment)
+    low, high = parameter.range or (0, -1)
+    if parameter.is_number and comment.endswith("]") and not low < high:
+        raise ParameterError(f"{where}: the help does not end in a range such as [1 to 64].")
     try:
         _adapter(parameter).validate_python(default)
     except ValidationError as error:
         raise ParameterError(
-            f"{where}: the default {default!r} of {parameter.name!r} is not {parameter.type}."
+            f"{where}: the default {default!r} of {parameter.name!r} is not {_expected(parameter)}."
         ) from error
     return parameter
 
@@ -221,14 +240,14 @@ def _check_literal(cells, tagged, parameters, template):
         )
 
 
-def _read_type(node, where):
+def _read_type(node, where, limits=None):
     match node:
         case ast.Name(id=name) if name in _SCALARS:
-            return _SCALARS[name]
+            return _SCALARS[name] if limits is None else Annotated[_SCALARS[name], limits]
         case ast.BinOp(left=inner, op=ast.BitOr(), right=ast.Constant(value=None)):
-            return _read_type(inner, where) | None
-        case ast.Subscript(value=ast.Name(id="list"), slice=ast.Name(id=name)) if name in _SCALARS:
-            return list[_SCALARS[name]]
+            return _read_type(inner, where, limits) | None
+        case ast.Subscript(value=ast.Name(id="list"), slice=ast.Name() as inner):
+            return list[_read_type(inner, where, limits)]
         case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Constant(value=str() | int() as only)):
             return Literal[only]
         case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=elements)):
@@ -238,7 +257,8 @@ def _read_type(node, where):
 
 
 def _adapter(parameter):
-    kind = _read_type(ast.parse(parameter.type, mode="eval").body, f"parameter {parameter.name!r}")
+    limits = parameter.range and Field(ge=parameter.range[0], le=parameter.range[1])
+    kind = _read_type(ast.parse(parameter.type, mode="eval").body, f"parameter {parameter.name!r}", limits)
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
@@ -285,6 +305,19 @@ def _check_value(parameter, value, template):
         raise _wrong(parameter, value, template) from error
 
 
+def _check_order(known, values, template):
+    for name, last in known.items():
+        first = known.get(name.removesuffix("_max") + "_min")
+        if not (name.endswith("_max") and first and first.is_number and last.is_number):
+            continue
+        low, high = values[first.name], values[name]
+        if None not in (low, high) and not low < high:
+            raise ParameterError(
+                f"parameters {first.name!r} and {name!r} of template {template!r} are {low!r} and {high!r}, expected "
+                f"the first below the second, such as {first.default!r} and {last.default!r}."
+            )
+
+
 def _parse_text(parameter, text, template):
     adapter = _adapter(parameter)
     if text == "None" and parameter.type.endswith("None"):
@@ -310,5 +343,12 @@ def _wrong(parameter, value, template):
     advice = f"; write it as JSON, {json.dumps(parameter.default)!r}" if parameter.type.startswith("list") else ""
     return ParameterError(
         f"parameter {parameter.name!r} of template {template!r} is {shown} ({type(value).__name__}), "
-        f"expected {parameter.type}{advice}."
+        f"expected {_expected(parameter)}{advice}."
     )
+
+
+def _expected(parameter):
+    if parameter.range is None:
+        return parameter.type
+    such = "" if parameter.default is None else f", such as {parameter.default!r}"
+    return f"{parameter.type} from {parameter.range[0]} to {parameter.range[1]}{such}"
