@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from astrolab.compute import KINDS, gpu_names, start_cluster, why_not_gpu, why_not_memory
+from astrolab.compute import KINDS, check_cluster, gpu_names, start_cluster, why_not_gpu, why_not_memory
 
 
 def _threads_of_libraries():
@@ -75,17 +75,52 @@ def test_an_address_joins_and_leaves_the_cluster_running():
 
 
 def test_nobody_at_the_address(monkeypatch):
-    monkeypatch.setattr("astrolab.compute.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("astrolab.compute.clients.CONNECT_SECONDS", 1)
     started = time.monotonic()
     with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 within 1 s"):
         start_cluster("tcp://127.0.0.1:9")
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n\r\nnothing of Dask's", None], ids=["http", "silent"])
+def test_what_answers_is_no_scheduler(monkeypatch, answer):
+    monkeypatch.setattr("astrolab.compute.clients.CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        done = threading.Event()
+        stranger = threading.Thread(target=_answer, args=(server, answer, done))
+        stranger.start()
+        try:
+            with pytest.raises(ConnectionError, match=address):
+                check_cluster(address)
+        finally:
+            done.set()
+            stranger.join()
+
+
+def _answer(server, answer, done):
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        if answer is not None:
+            connection.sendall(answer)
+        done.wait(60)
+
+
+def test_a_check_leaves_a_cluster_that_runs_running():
+    with start_cluster("cpu", n_workers=1) as owner:
+        check_cluster(owner.scheduler.address)
+        assert owner.submit(sum, [1, 2]).result() == 3
+        with pytest.raises(ValueError, match="leave n_workers out"):
+            check_cluster(owner.scheduler.address, n_workers=3)
+
+
 @pytest.mark.parametrize("kind", ["nonsense://x:1", "tcp://127.0.0.1:port", "gpus", "", None])
 def test_wrong_kind(kind):
     with pytest.raises(ValueError, match="start_cluster got") as caught:
         start_cluster(kind)
+    with pytest.raises(ValueError, match="start_cluster got"):
+        check_cluster(kind)
     assert "tcp://host:port" in str(caught.value)
     if "://" not in str(kind):
         assert all(repr(known) in str(caught.value) for known in KINDS)

@@ -479,6 +479,25 @@ def test_a_value_out_of_its_range_is_refused(templates_dir, given, sentence):
     assert not settings().runs_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"cluster": "cpus"}, "got kind='cpus'; expected one of 'auto'"),
+        ({"cluster": "cpu", "n_workers": 0}, "got n_workers=0; expected at least 1"),
+        (
+            {"cluster": "tcp://127.0.0.1:9"},
+            "no Dask scheduler answers at tcp://127.0.0.1:9 within 1 s; start one there",
+        ),
+        ({"cluster": "tcp://127.0.0.1:9", "n_workers": 2}, "leave n_workers out"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_said_before_anything_is_made(templates_dir, monkeypatch, given, sentence):
+    monkeypatch.setattr("astrolab.compute.clients.CONNECT_SECONDS", 1)
+    with pytest.raises((ValueError, ConnectionError), match=sentence):
+        run_template("toy", **given)
+    assert not settings().runs_dir.exists()
+
+
 BAD_CELLS = [
     "seed: int = 0",
     "seed = 0  # no type",

@@ -50,11 +50,12 @@ class RunError(RuntimeError):
 def run_template(name, *, run_dir=None, progress=True, **parameters):
     """Execute a template with papermill, in a run folder of its own.
 
-    Every check comes before a kernel starts: the parameters' names and types, inputs that must be there, outputs that
-    must stay inside the run folder. The folder then holds the executed notebook and its HTML, ``parameters.json``,
-    the products, ``run.json``, ``ro-crate-metadata.json`` (provenance) and ``manifest.json`` (sha256, size, rows), also
-    when the template fails. While it runs, ``chunks/`` keeps what is finished of long passes and of training; when it
-    has succeeded, that is removed. `resume_run` goes on with a run that did not.
+    Every check comes before a kernel starts: the parameters' names, types and ranges, inputs that must be there,
+    outputs that must stay inside the run folder, a cluster that must answer. The folder then holds the executed
+    notebook and its HTML, ``parameters.json``, the products, ``run.json``, ``ro-crate-metadata.json`` (provenance) and
+    ``manifest.json`` (sha256, size, rows), also when the template fails. While it runs, ``chunks/`` keeps what is
+    finished of long passes and of training; when it has succeeded, that is removed. `resume_run` goes on with a run
+    that did not.
 
     Parameters
     ----------
@@ -79,6 +80,8 @@ def run_template(name, *, run_dir=None, progress=True, **parameters):
         leave the run folder; a `ValueError`.
     FileExistsError
         If `run_dir` is there and not empty.
+    ValueError, ImportError, ConnectionError
+        If the cluster cannot be had, as in `start_cluster`.
     RunError
         If a cell fails: which, and why. Its ``result`` says where the run folder is.
     KeyboardInterrupt
@@ -88,6 +91,7 @@ def run_template(name, *, run_dir=None, progress=True, **parameters):
     values = check_values(template.parameters, parameters, name)
     check_outputs(template, values)
     values = resolve_inputs(template, values)
+    _check_cluster(values)
     folder = _make_folder(template, run_dir)
     with driving(folder) as heartbeat:
         record = _describe(template, values)
@@ -122,18 +126,27 @@ def resume_run(run_dir, *, progress=True):
         If the run is finished, or parameters, template, code or inputs are not what they were.
     RunningError
         If another process drives the run.
-    RunError, KeyboardInterrupt
+    ValueError, ImportError, ConnectionError, RunError, KeyboardInterrupt
         As in `run_template`.
     """
     folder = Path(run_dir).expanduser().absolute().resolve()
     read_record(folder)
     with driving(folder) as heartbeat:
         template, values, record = what_was_run(folder, _describe)
+        _check_cluster(values)
         for path in damaged_chunks(folder):
             sys.stderr.write(f"astrolab: {path.relative_to(folder)} is damaged and is made again\n")
             path.unlink()
         clear(folder)
         return _drive(folder, template, record | {"resumed": _now()}, values, progress, heartbeat)
+
+
+def _check_cluster(values):
+    """Refuse a cluster that is not there: the template would say so only once a kernel has started."""
+    from astrolab.compute import check_cluster
+
+    if "cluster" in values:
+        check_cluster(values["cluster"], n_workers=values.get("n_workers"))
 
 
 def _describe(template, values):
