@@ -50,13 +50,18 @@ def astrolab_says(capfd):
     return run
 
 
-def test_help_and_version_are_quick():
-    started = time.monotonic()
-    loaded = (
-        "import sys; from astrolab import cli; print([n for n in ('torch', 'xarray', 'papermill') if n in sys.modules])"
-    )
+HEAVY = ("torch", "xarray", "papermill", "nbformat", "jsonschema", "distributed")
+
+
+@pytest.mark.parametrize("modules", ["astrolab.cli", "astrolab.cli, astrolab.runs.status, astrolab.runs.manifest"])
+def test_what_no_command_needs_at_its_start_is_not_loaded(modules):
+    loaded = f"import sys, {modules}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_version_is_quick():
+    started = time.monotonic()
     done = subprocess.run([*ASTROLAB, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"astrolab {astrolab.__version__}\n"
     assert time.monotonic() - started < 10

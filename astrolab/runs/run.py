@@ -90,8 +90,8 @@ def run_template(name, *, run_dir=None, progress=True, **parameters):
     template = find_template(name)
     values = check_values(template.parameters, parameters, name)
     check_outputs(template, values)
+    _check_cluster(values)  # before inputs: a store takes a second to open
     values = resolve_inputs(template, values)
-    _check_cluster(values)
     folder = _make_folder(template, run_dir)
     with driving(folder) as heartbeat:
         record = _describe(template, values)

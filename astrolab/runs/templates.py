@@ -6,8 +6,6 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
-import nbformat
-
 from astrolab.runs.parameters import Parameter, ParameterError, nearest, parse_values, read_parameters
 from astrolab.settings import settings
 
@@ -137,6 +135,8 @@ def _paths():
 
 
 def _read(name, path):
+    import nbformat  # takes longer than all the rest of a command that needs no template
+
     content = path.read_bytes()
     try:
         notebook = nbformat.reads(content.decode(), as_version=4)
