@@ -5,6 +5,8 @@ Sources: Vanden Berk et al. (2001, AJ 122, 549) for quasar lines; NIST Atomic Sp
 
 from typing import NamedTuple
 
+import numpy as np
+
 SPEED_OF_LIGHT = 299792.458  # km/s
 
 
@@ -94,8 +96,8 @@ def lines_between(wavelength_min, wavelength_max, only_major=False):
 
     Parameters
     ----------
-    wavelength_min, wavelength_max : float
-        Interval in Å, rest frame, vacuum.
+    wavelength_min, wavelength_max : float or astropy.units.Quantity
+        Interval in Å (or in the unit they have), rest frame, vacuum.
     only_major : bool, optional
         Leave out the weaker ones.
 
@@ -104,9 +106,54 @@ def lines_between(wavelength_min, wavelength_max, only_major=False):
     tuple of Line
         Sorted by wavelength; empty when there is none.
 
+    Raises
+    ------
+    ValueError
+        If an end has a unit that is no length.
+
     Examples
     --------
     >>> [line.name for line in lines_between(4900, 5100)]
     ['[O III] 4959', '[O III] 5007']
     """
+    wavelength_min, wavelength_max = without_unit(wavelength_min), without_unit(wavelength_max)
     return tuple(line for line in spectral_lines(only_major) if wavelength_min <= line.wavelength <= wavelength_max)
+
+
+def without_unit(value, unit="Angstrom"):
+    """Return plain numbers in a unit; what has another one is converted, never stripped of it.
+
+    Parameters
+    ----------
+    value : array_like, astropy.units.Quantity, astropy.table.Column or xarray.DataArray
+        A Quantity or Column may have a unit, a DataArray ``attrs["units"]``; without one it is taken to be `unit`.
+    unit : str, optional
+        The unit wanted.
+
+    Returns
+    -------
+    float, numpy.ndarray or what was given
+        Unchanged where it had no unit.
+
+    Raises
+    ------
+    ValueError
+        If its unit cannot be converted.
+
+    Examples
+    --------
+    >>> from astropy import units
+    >>> without_unit(100 * units.nm)
+    1000.0
+    """
+    given = getattr(value, "unit", None)
+    given = getattr(value, "attrs", {}).get("units") if given is None else given
+    if given is None or (isinstance(given, str) and given == unit):
+        return value
+    from astropy import units  # here: few give units, and it takes a while
+
+    try:
+        converted = units.Quantity(np.asarray(getattr(value, "value", value)), given).to_value(unit)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"a value is given in {str(given)!r}, expected {unit}, a unit like it, or none.") from error
+    return converted if converted.ndim else converted.item()

@@ -184,9 +184,18 @@ def _check_arrays(spectra, dim):
             raise SchemaError(f"'{name}' is {array.dtype}, expected float32: spectra['{name}'].astype('float32').")
 
 
+# as files spell it
+_ANGSTROMS = ("Angstrom", "angstrom", "Angstroms", "angstroms", "AA", "Å", "0.1 nm")
+
+
 def _check_wavelength(spectra, dim):
     if dim not in spectra.coords:
         raise SchemaError(f"'{dim}' has no values, expected wavelengths in Angstrom as a coordinate.")
+    unit = spectra[dim].attrs.get("units", "Angstrom")
+    if unit not in _ANGSTROMS:
+        raise SchemaError(
+            f"'{dim}' is in {unit!r}, expected Angstrom: convert its values, and set spectra[{dim!r}].attrs['units']."
+        )
     wavelength = spectra[dim].values
     if wavelength.dtype != np.float64:
         raise SchemaError(f"'{dim}' is {wavelength.dtype}, expected float64 in Angstrom.")

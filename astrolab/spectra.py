@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 from numba import njit
 
-from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
+from astrolab.lines import SPEED_OF_LIGHT, spectral_lines, without_unit
 from astrolab.medians import good_median
 from astrolab.rebinning import rebin
 from astrolab.schema import (
@@ -85,8 +85,8 @@ def rest_grid(wavelength_min, wavelength_max, n_wavelength):
 
     Parameters
     ----------
-    wavelength_min, wavelength_max : float
-        Centres of the first and the last pixel, rest frame, vacuum, Å.
+    wavelength_min, wavelength_max : float or astropy.units.Quantity
+        Centres of the first and the last pixel, rest frame, vacuum, Å (or the unit they have).
     n_wavelength : int
         Number of pixels.
 
@@ -98,13 +98,14 @@ def rest_grid(wavelength_min, wavelength_max, n_wavelength):
     Raises
     ------
     ValueError
-        If the interval is empty or there are fewer than two pixels.
+        If the interval is empty, there are fewer than two pixels, or a unit is no length.
 
     Examples
     --------
     >>> rest_grid(1000, 2000, 3).round(1)
     array([1000. , 1414.2, 2000. ])
     """
+    wavelength_min, wavelength_max = without_unit(wavelength_min), without_unit(wavelength_max)
     if not 0 < wavelength_min < wavelength_max:
         raise ValueError(
             f"the rest grid goes from {wavelength_min} to {wavelength_max} Angstrom, expected 0 < first < last."
@@ -126,8 +127,8 @@ def to_restframe(spectra, grid):
     ----------
     spectra : xarray.Dataset
         Observed spectra, dims ``(object, wavelength)``, vacuum Å; lazy or in memory.
-    grid : array_like, shape (n_wavelength_rest,)
-        Pixel centres of the rest frame, Å, strictly increasing, such as `rest_grid` makes.
+    grid : array_like or astropy.units.Quantity, shape (n_wavelength_rest,)
+        Pixel centres of the rest frame, Å (or the unit it has), strictly increasing, such as `rest_grid` makes.
 
     Returns
     -------
@@ -140,6 +141,8 @@ def to_restframe(spectra, grid):
     ------
     SchemaError
         If the spectra are not in the observed frame, or the grid does not increase.
+    ValueError
+        If the grid's unit is no length.
 
     Notes
     -----
@@ -155,7 +158,7 @@ def to_restframe(spectra, grid):
     check_spectra(spectra)
     if spectral_dim(spectra) != WAVELENGTH:
         raise SchemaError("the spectra are in the rest frame already, expected the observed frame ('wavelength').")
-    grid = np.asarray(grid, dtype="float64")
+    grid = np.asarray(without_unit(grid), dtype="float64")
     if grid.ndim != 1 or len(grid) < 2 or not np.all(np.diff(grid) > 0) or not 0 < grid[0] < grid[-1] < np.inf:
         raise SchemaError("the rest grid is no increasing row of positive Angstroms: rest_grid(1216, 2900, 1000).")
     edges = {"edges_in": pixel_edges(spectra[WAVELENGTH].values), "edges_out": pixel_edges(grid)}
@@ -204,10 +207,10 @@ def mask_lines(spectra, lines, *, width=3000.0):
     spectra : xarray.Dataset
         Spectra in either frame, lazy or in memory. In the observed frame the lines are shifted by each object's
         `redshift`; of an object without one nothing is masked.
-    lines : str, float, or sequence of them
-        Names as in `spectral_lines`, or rest vacuum wavelengths in Å.
-    width : float, optional
-        Full width of what is masked around each line, km/s.
+    lines : str, float, astropy.units.Quantity, or sequence of them
+        Names as in `spectral_lines`, or rest vacuum wavelengths in Å (or the unit they have).
+    width : float or astropy.units.Quantity, optional
+        Full width of what is masked around each line, km/s (or the unit it has).
 
     Returns
     -------
@@ -217,7 +220,8 @@ def mask_lines(spectra, lines, *, width=3000.0):
     Raises
     ------
     ValueError
-        If a name is not in the table of lines, a wavelength is not positive, or the width is negative.
+        If a name is not in the table of lines, a wavelength is not positive, the width is negative, or a unit is
+        not one of wavelength or velocity.
 
     Examples
     --------
@@ -228,11 +232,12 @@ def mask_lines(spectra, lines, *, width=3000.0):
     array([2775., 2800.])
     """
     check_spectra(spectra)
+    width = without_unit(width, "km / s")
     if not width >= 0:
         raise ValueError(f"width is {width}, expected km/s, not negative: width=3000.")
     dim = spectral_dim(spectra)
     redshift = spectra["redshift"] if dim == WAVELENGTH else xr.zeros_like(spectra["redshift"])
-    wavelengths = _line_wavelengths([lines] if isinstance(lines, str) or np.isscalar(lines) else lines)
+    wavelengths = _line_wavelengths([lines] if isinstance(lines, str) or not np.iterable(lines) else lines)
     ivar = spectra["ivar"]
     ivar = xr.apply_ufunc(
         _mask_block,
@@ -280,7 +285,7 @@ def _line_wavelengths(lines):
             f"there is no line {unknown[0]!r} in the table of lines; did you mean {near!r}? A wavelength in Angstrom "
             "(rest, vacuum) will do too."
         )
-    wavelengths = np.array([known[line] if isinstance(line, str) else line for line in lines], "float64")
+    wavelengths = np.array([known[line] if isinstance(line, str) else without_unit(line) for line in lines], "float64")
     if not np.all(wavelengths > 0):
         raise ValueError(f"a line is at {wavelengths.min()} Angstrom, expected a positive rest wavelength.")
     return wavelengths

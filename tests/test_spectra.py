@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import xarray as xr
+from astropy import table, units
 
 import astrolab as al
 from astrolab.spectra import pixel_edges
@@ -136,6 +138,47 @@ def test_a_grid_that_is_none_is_refused(quasars, grid):
 def test_an_empty_rest_grid_is_refused(arguments):
     with pytest.raises(ValueError, match="expected"):
         al.rest_grid(*arguments)
+
+
+def test_a_unit_is_converted_and_never_stripped(quasars):
+    nm, grid = units.nm, np.geomspace(1300.0, 2900.0, 60)
+    assert np.allclose(al.rest_grid(130 * nm, 0.29 * units.micron, 60), grid, rtol=1e-12)
+    plain = al.to_restframe(quasars, grid).flux
+    labelled = xr.DataArray(grid / 10, dims="wavelength_rest", attrs={"units": "nm"})
+    for same in (grid / 10 * nm, table.Column(grid / 10, unit="nm"), labelled):
+        rest = al.to_restframe(quasars, same)
+        assert rest.wavelength_rest.dtype == "float64"
+        assert np.allclose(rest.wavelength_rest, grid, rtol=1e-12)
+        assert np.allclose(rest.flux, plain, rtol=1e-5, atol=1e-5)
+    masked = al.mask_lines(quasars, 1549.06, width=2000).ivar
+    for line in (154.906 * nm, [154.906 * nm], [154.906] * nm):
+        assert (al.mask_lines(quasars, line, width=2e6 * units.m / units.s).ivar == masked).all()
+    assert al.lines_between(490 * nm, 5100) == al.lines_between(4900, 5100)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda spectra: al.rest_grid(1216 * units.Hz, 2900, 10),
+        lambda spectra: al.rest_grid(1216, 2900 * units.dimensionless_unscaled, 10),
+        lambda spectra: al.to_restframe(spectra, [1, 2] * units.keV),
+        lambda spectra: al.to_restframe(spectra, xr.DataArray([1.0, 2.0], attrs={"units": "parrots"})),
+        lambda spectra: al.mask_lines(spectra, 1549.06 * units.s),
+        lambda spectra: al.mask_lines(spectra, "C IV", width=20 * units.nm),
+        lambda spectra: al.lines_between(1216, 2900 * units.K),
+    ],
+)
+def test_a_unit_that_is_no_length_is_refused(quasars, ask):
+    with pytest.raises(
+        ValueError, match=r"^a value is given in '.*', expected (Angstrom|km / s), a unit like it, or none\.$"
+    ):
+        ask(quasars)
+
+
+def test_spectra_in_nanometres_are_refused(quasars):
+    nm = quasars.assign_coords(wavelength=("wavelength", quasars.wavelength.values / 10, {"units": "nm"}))
+    with pytest.raises(al.SchemaError, match=r"^'wavelength' is in 'nm', expected Angstrom: "):
+        al.check_spectra(nm)
 
 
 def test_every_object_is_selected_or_says_why_not(quasars):
