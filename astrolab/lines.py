@@ -143,8 +143,8 @@ def without_unit(value, unit="Angstrom"):
     Examples
     --------
     >>> from astropy import units
-    >>> without_unit(100 * units.nm)
-    1000.0
+    >>> round(without_unit(121.567 * units.nm), 2)
+    1215.67
     """
     given = getattr(value, "unit", None)
     given = getattr(value, "attrs", {}).get("units") if given is None else given
