@@ -40,6 +40,7 @@ _WHERE = {
     "redshift.build": ["build_templates", "build_quasar_templates", "labelled_spectra"],
     "redshift.hypotheses": ["scan_redshifts", "chi2_curve"],
     "redshift.classify": ["classify_spectra", "save_redrock"],
+    "redshift.attach": ["attach_redshifts"],
     "redshift.posterior": ["redshift_intervals", "redshift_pdf", "bootstrap_redshift"],
     "redshift.matching": ["match_templates"],
     "redshift.measure": ["measure_lines"],

@@ -15,13 +15,15 @@ from astrolab.runs import ParameterError, find_template, list_templates, run_tem
 TEMPLATES = sorted((Path(__file__).parents[1] / "templates").glob("*.ipynb"))
 NAMES = [path.stem for path in TEMPLATES]
 
-# what each template is given, and the products it must leave; {store} and {desi} are the small survey
+# what each template is given, and the products it must leave; {store} and {desi} are the small survey, {redshifts} what
+# classify_spectra says of it
 ARGUMENTS = {
     "build_redshift_templates": {"n_objects": 60, "n_check": 8},
     "classify_spectra": {"spectra_path": "{store}", "n_workers": 1},
     "ingest_survey": {"survey": "desi", "source_path": "{desi}", "out_path": "small.zarr"},
     "rank_anomalies": {
-        "spectra_path": "{store}", "n_wavelength": 200, "n_latent": 4, "n_epochs": 2, "n_top": 10, "n_explain": 3,
+        "spectra_path": "{store}", "redshifts_path": "{redshifts}",
+        "n_wavelength": 200, "n_latent": 4, "n_epochs": 2, "n_top": 10, "n_explain": 3,
         "n_models": 2, "n_workers": 1,
     },
 }  # fmt: skip
@@ -47,7 +49,12 @@ def _check_ranking(run_dir):
     ranking = pd.read_parquet(run_dir / "ranking.parquet")
     left_out = pd.read_parquet(run_dir / "not_ranked.parquet")
     assert len(ranking) + len(left_out) == 80
-    assert ranking["targetid"].dtype == "int64"
+    assert ranking["targetid"].dtype == left_out["targetid"].dtype == "int64"
+    given = json.loads((run_dir / "parameters.json").read_text())["redshifts_path"]
+    measured = pd.read_parquet(given).set_index("targetid")
+    assert (measured.loc[ranking["targetid"], "redshift"].to_numpy() == ranking["redshift"].to_numpy()).all()
+    doubtful = left_out["reason"].str.startswith("its measured redshift is doubtful: ")
+    assert set(left_out["targetid"][doubtful]) == set(measured.index[measured["redshift_warning"] != 0])
     assert ranking["anomaly_rank"].tolist() == list(range(1, len(ranking) + 1))
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["ranking.parquet"]["rows"] == len(ranking)
@@ -110,6 +117,12 @@ def small_survey(tmp_path_factory):
     write_desi_files(spectra.isel(object=slice(12)), root / "desi")
     (root / "desi" / "coadd-page.fits").write_text("<html>not a FITS file</html>")
     return {"store": str(root / "spectra.zarr"), "desi": str(root / "desi")}
+
+
+@pytest.fixture
+def redshifts_path(small_survey, tmp_path):
+    al.save_table(al.classify_spectra(al.open_spectra(small_survey["store"])), tmp_path / "redshifts.parquet")
+    return str(tmp_path / "redshifts.parquet")
 
 
 def test_there_are_templates_and_each_has_its_arguments_here():
@@ -189,10 +202,11 @@ def test_what_cannot_be_ranked_is_refused_before_anything_is_made(given, sentenc
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_executes_on_a_small_survey(name, small_survey, tmp_path):
-    given = {
-        key: value.format(**small_survey) if isinstance(value, str) else value for key, value in ARGUMENTS[name].items()
-    }
+def test_executes_on_a_small_survey(name, small_survey, request, tmp_path):
+    places = dict(small_survey)
+    if "redshifts_path" in ARGUMENTS[name]:
+        places["redshifts"] = request.getfixturevalue("redshifts_path")
+    given = {key: value.format(**places) if isinstance(value, str) else value for key, value in ARGUMENTS[name].items()}
     result = run_template(name, run_dir=tmp_path / "run", progress=False, **given)
     assert result.status == "succeeded"
     assert set(PRODUCTS[name]) <= set(result.products)
