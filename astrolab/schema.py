@@ -39,7 +39,16 @@ REQUIRED_COLUMNS = ("targetid", "ra", "dec", "redshift", "redshift_err", "redshi
 
 
 class SchemaError(ValueError):
-    """A Dataset does not keep to AstroLab's data model."""
+    """A Dataset does not keep to AstroLab's data model.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> spectra = al.simulate_survey(2, seed=0)
+    >>> al.check_spectra(spectra.assign_coords(targetid=spectra.targetid.astype("float64")))
+    Traceback (most recent call last):
+    astrolab.schema.SchemaError: 'targetid' is float64, expected int64; above 2**53 a float cannot hold a DESI TARGETID.
+    """
 
 
 def spectral_dim(spectra):

@@ -72,6 +72,16 @@ def vetting_app(ranked, *, run_id=None, catalog=None, user=None, ranking=None, m
         If `ranked` is not a ranking, or `run_id` is of other objects.
     CatalogError
         If the catalog cannot be opened.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1000, 4000, 100)))
+    >>> ranked = al.rank_anomalies(al.VAE(n_wavelength=100), rest, n_top=5)
+    >>> al.vetting_app(ranked).servable()  # doctest: +SKIP
+    >>> al.vetting_app(rest)
+    Traceback (most recent call last):
+    ValueError: ...
     """
     spectra = SpectrumCache(ranked)
     if run_id is None:

@@ -23,6 +23,15 @@ def plot_rank_change(diff):
         Rank in B against rank in A, on log axes: grey those that stayed in the top, orange-red those that entered,
         blue those that left; the dotted lines bound the top, on the dashed one nothing changed. Objects without a place
         in one of them stand beyond the last rank shown, at the margin. targetid and the reason on hover.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import astrolab as al
+    >>> a = pd.DataFrame({"targetid": [1, 2, 3], "anomaly_rank": [1, 2, 3], "anomaly_score": [9.0, 5.0, 1.0]})
+    >>> b = pd.DataFrame({"targetid": [1, 3, 4], "anomaly_rank": [1, 2, 3], "anomaly_score": [9.0, 4.0, 1.0]})
+    >>> type(al.plot_rank_change(al.compare_rankings(a, b, n_top=2))).__name__
+    'Overlay'
     """
     table = diff.table
     known = {name: table[name].to_numpy(dtype=float, na_value=np.nan) for name in ("rank_a", "rank_b")}

@@ -43,6 +43,17 @@ def plot_explanation(ranked, regions, ordinary=None):
     ------
     ValueError
         If there is not exactly one object, or it has no ``flux_model``.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1000, 4000, 100)))
+    >>> vae = al.VAE(n_wavelength=100)
+    >>> ranking, _, scale = al.score_anomalies(vae, rest)
+    >>> top = al.attach_spectra(vae, rest, ranking.head(2))
+    >>> regions = al.explain_anomaly(vae, top, scale)
+    >>> type(al.plot_explanation(top.isel(object=0), regions)).__name__
+    'Layout'
     """
     if "flux_model" not in ranked:
         raise ValueError("the object has no 'flux_model', expected one of attach_spectra(models, spectra, ranking).")
@@ -87,6 +98,17 @@ def plot_reason_gallery(ranked, regions, n=12):
     ------
     ValueError
         As `plot_gallery`.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1000, 4000, 100)))
+    >>> vae = al.VAE(n_wavelength=100)
+    >>> ranking, _, scale = al.score_anomalies(vae, rest)
+    >>> top = al.attach_spectra(vae, rest, ranking.head(2))
+    >>> regions = al.explain_anomaly(vae, top, scale)
+    >>> len(al.plot_reason_gallery(top, regions))
+    2
     """
     cells = []
     for cell, targetid in zip(plot_gallery(ranked, n).values(), ranked["targetid"].values, strict=False):
@@ -121,6 +143,15 @@ def plot_calibration(ranking):
     ------
     ValueError
         If a column is missing.
+
+    Examples
+    --------
+    >>> import astrolab as al, pandas as pd
+    >>> table = {"targetid": np.arange(50), "anomaly_rank": np.arange(1, 51), "anomaly_score": np.linspace(9, 1, 50)}
+    >>> table |= {"p_value": np.linspace(0.01, 1, 50), "artefact_score": np.zeros(50), "n_good": np.arange(50)}
+    >>> table |= {"redshift": np.linspace(0.5, 3, 50), "snr": np.linspace(1, 9, 50)}
+    >>> type(al.plot_calibration(pd.DataFrame(table))).__name__
+    'Layout'
     """
     table = ranking_table(ranking)
     missing = [name for name in ("p_value", "artefact_score", "redshift", "snr", "n_good") if name not in table]

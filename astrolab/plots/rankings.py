@@ -38,6 +38,14 @@ def plot_latent(ranked, color="anomaly_score"):
     ------
     ValueError
         If there are no latent vectors, or `color` is not a number of each object.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> table = {"targetid": [1, 2, 3], "anomaly_rank": [1, 2, 3], "anomaly_score": [9.0, 2.0, 1.0]}
+    >>> table |= {"latent_0": [3.0, 0.1, -0.1], "latent_1": [2.0, -0.2, 0.2]}
+    >>> len(al.plot_latent(pd.DataFrame(table)))
+    3
     """
     table = ranking_table(ranked)
     if color not in table or not pd.api.types.is_numeric_dtype(table[color]):
@@ -81,6 +89,14 @@ def plot_scores(ranked):
         A histogram (counts on a log axis), and the score against redshift and against S/N with the median in ten equal
         shares of the objects, and Spearman's ρ: a sound score shows no trend. Objects without a redshift are left out
         of that panel.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> table = {"targetid": [1, 2, 3], "anomaly_rank": [1, 2, 3], "anomaly_score": [9.0, 2.0, 1.0]}
+    >>> table |= {"redshift": [0.5, 1.0, 2.0], "snr": [5.0, 2.0, 3.0]}
+    >>> len(al.plot_scores(pd.DataFrame(table)))
+    3
     """
     table = ranking_table(ranked)
     scores = table["anomaly_score"].to_numpy("float64")
@@ -116,6 +132,13 @@ def plot_history(history):
     ------
     ValueError
         If a column is missing.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> history = pd.DataFrame({"epoch": [1, 2], "loss_train": [1.0, 0.7], "loss_valid": [1.1, 0.9]})
+    >>> type(al.plot_history(history)).__name__
+    'Overlay'
     """
     missing = [name for name in ("epoch", "loss_train", "loss_valid") if name not in history]
     if missing:

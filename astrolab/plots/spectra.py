@@ -97,6 +97,12 @@ def plot_gallery(ranked, n=12):
     ------
     ValueError
         If there is no object, or `n` is less than 1.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> len(al.plot_gallery(al.simulate_survey(4, seed=0), n=3))
+    3
     """
     n_shown = min(n, ranked.sizes[OBJECT])
     if n_shown < 1:

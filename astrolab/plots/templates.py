@@ -21,6 +21,12 @@ def plot_templates(templates):
     holoviews.Layout
         One panel a set, flux in any unit against rest wavelength in Å: the mean, and grey the mean with one prior sigma
         of each vector added and taken away (one tenth of the mean's amplitude where a vector is free).
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> type(al.plot_templates(al.open_templates())).__name__
+    'Layout'
     """
     panels = [_panel(one) for one in templates if one.spectype]
     return hv.Layout(panels).cols(2).opts(shared_axes=False)

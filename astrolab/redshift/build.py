@@ -59,6 +59,12 @@ def build_templates(*, n_objects=1300, seed=1):
     list of TemplateSet
         QSO (LOZ, MIDZ, HIZ, BAL), GALAXY, STAR (classes of the main sequence from A to M, and kinds of
         `astrolab.simulation.stellar_kinds`), and the smooth set, whose class is empty.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> sorted({one.spectype for one in al.build_templates(n_objects=20, seed=1)})
+    ['', 'GALAXY', 'QSO', 'STAR']
     """
     rng = np.random.default_rng(seed)
     near = _log_uniform(0.02, 1.4, n_objects // 3, rng)
@@ -94,6 +100,14 @@ def build_quasar_templates(flux, ivar, redshift, *, n_objects=1300, seed=1):
     -------
     list of TemplateSet
         QSO (LOZ, MIDZ).
+
+    Examples
+    --------
+    >>> import astrolab as al, numpy as np
+    >>> noise = np.random.default_rng(0).normal(5, 1, (40, 4851)).astype("float32")
+    >>> sets = al.build_quasar_templates(noise, np.ones_like(noise), np.linspace(0.3, 3, 40), n_objects=20)
+    >>> {one.spectype for one in sets}
+    {'QSO'}
     """
     rng = np.random.default_rng(seed)
     near = _log_uniform(0.02, 1.4, n_objects // 3, rng)
@@ -327,6 +341,13 @@ def labelled_spectra(folder, spectype):
         Their rows of the table; weak labels are left out.
     flux, ivar : numpy.ndarray, shape (n_object, 4851)
         Their spectra.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> al.labelled_spectra("nowhere", "QSO")
+    Traceback (most recent call last):
+    FileNotFoundError: ...
     """
     table = pd.read_csv(Path(folder) / "sdss" / "truth.csv")
     is_weak = table["truth_source"].str.contains("weak")

@@ -197,6 +197,15 @@ def save_redrock(answers, path):
     References
     ----------
     https://desidatamodel.readthedocs.io/en/latest/DESI_SPECTRO_REDUX/SPECPROD/healpix/SURVEY/PROGRAM/PIXGROUP/PIXNUM/redrock-SURVEY-PROGRAM-PIXNUM.html
+
+    Examples
+    --------
+    >>> import astrolab as al, tempfile
+    >>> answers = al.classify_spectra(al.simulate_survey(2, seed=3, rare_fraction=0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     al.save_redrock(answers, f"{folder}/redshifts.fits")
+    ...     len(Table.read(f"{folder}/redshifts.fits", hdu="REDSHIFTS"))
+    2
     """
     table = Table(
         {

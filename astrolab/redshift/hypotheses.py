@@ -163,6 +163,13 @@ def chi2_curve(spectrum, one):
     -------
     pandas.DataFrame
         redshift, increasing, and chi2 (-2 ln evidence; χ² for templates without priors) of the coarse scan.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> curve = al.chi2_curve(al.simulate_survey(1, seed=3, rare_fraction=0), al.open_templates()[0])
+    >>> list(curve), bool(curve["redshift"].is_monotonic_increasing)
+    (['redshift', 'chi2'], True)
     """
     wavelength = np.asarray(spectrum[WAVELENGTH].values, "float64")
     flux, weight, _ = clean_spectra(*(np.atleast_2d(spectrum[name].values) for name in ("flux", "ivar")), wavelength)

@@ -135,6 +135,15 @@ def bootstrap_redshift(spectrum, spectype, subtype, redshift, *, n_draws=100, se
     ------
     ValueError
         If there is no such template set.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> spectrum = al.simulate_survey(1, seed=3, rare_fraction=0)
+    >>> answer = al.classify_spectra(spectrum).iloc[0]
+    >>> draws = al.bootstrap_redshift(spectrum, answer["spectype"], answer["subtype"], answer["redshift"], n_draws=2)
+    >>> bool(abs(draws - answer["redshift"]).max() < 0.01)
+    True
     """
     templates = open_templates() if templates is None else templates
     sets = {(one.spectype, one.subtype): one for one in templates}

@@ -171,6 +171,14 @@ def save_templates(templates, path, card=None):
     ------
     ValueError
         If the name ends otherwise: `open_templates` knows the format by it.
+
+    Examples
+    --------
+    >>> import astrolab as al, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     al.save_templates(al.open_templates()[:2], f"{folder}/two.safetensors", {"made_from": "AstroLab's own"})
+    ...     len(al.open_templates(f"{folder}/two.safetensors"))
+    2
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -35,6 +35,13 @@ def compare_runs(run_a, run_b, *, n_top=100):
     ValueError
         If a folder is no finished run, was changed since, or has no ranking; if the runs are of different templates,
         or no object is in both.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> al.compare_runs("nowhere/a", "nowhere/b")
+    Traceback (most recent call last):
+    ValueError: nowhere/a is not a folder, expected a run folder such as 'astrolab run' writes.
     """
     runs = [_Run(run_a), _Run(run_b)]
     names = [run.record["template"] for run in runs]

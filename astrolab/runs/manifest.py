@@ -49,6 +49,16 @@ def verify_run(run_dir):
     ------
     FileNotFoundError
         If there is no such folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "made.txt").write_text("42")
+    ...     _ = write_manifest(Path(folder))
+    ...     _ = Path(folder, "made.txt").write_text("43")
+    ...     [problem.path for problem in verify_run(folder)]
+    ['made.txt']
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():

@@ -86,6 +86,13 @@ def run_template(name, *, run_dir=None, progress=True, **parameters):
         If a cell fails: which, and why. Its ``result`` says where the run folder is.
     KeyboardInterrupt
         If the run is interrupted; the folder is finished with status ``"interrupted"``.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> al.run_template("rank_anomalies", n_latnet=8)
+    Traceback (most recent call last):
+    astrolab.runs.parameters.ParameterError: ... no parameter 'n_latnet'; did you mean 'n_latent'?
     """
     template = find_template(name)
     values = check_values(template.parameters, parameters, name)
@@ -128,6 +135,13 @@ def resume_run(run_dir, *, progress=True):
         If another process drives the run.
     ValueError, ImportError, ConnectionError, RunError, KeyboardInterrupt
         As in `run_template`.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> al.resume_run("nowhere")
+    Traceback (most recent call last):
+    FileNotFoundError: ...
     """
     folder = Path(run_dir).expanduser().absolute().resolve()
     read_record(folder)

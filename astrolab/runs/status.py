@@ -83,6 +83,13 @@ def run_status(run_dir):
     ------
     FileNotFoundError
         If it is no run folder.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> al.run_status("nowhere")
+    Traceback (most recent call last):
+    FileNotFoundError: ...
     """
     run_dir = Path(run_dir)
     record = read_record(run_dir)

@@ -53,6 +53,14 @@ def write_desi_files(spectra, out_dir, *, progress=True):
         If the spectra are not simulated (the files say that they are), not on DESI's grid, or without healpix.
     FileExistsError
         If `out_dir` is a file or holds something.
+
+    Examples
+    --------
+    >>> import astrolab as al, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = al.write_desi_files(al.simulate_survey(2, seed=0), folder, progress=False)
+    ...     al.read_desi(folder).sizes["object"]
+    2
     """
     check_spectra(spectra)
     _check_simulated(spectra)
