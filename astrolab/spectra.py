@@ -75,7 +75,8 @@ def select_objects(spectra, *, spectype="QSO", redshift_min=0.0, redshift_max=10
         counts = ", ".join(f"{n} × {why}" for why, n in left_out["reason"].value_counts().items())
         raise ValueError(
             f"none of {len(redshift)} objects is a {spectype} at redshift {redshift_min} to {redshift_max} ({counts}); "
-            'choose another spectype ("any" takes all) or interval.'
+            'choose another spectype ("any" takes all) or interval'
+            + (", or measure redshifts with classify_spectra." if np.isnan(redshift).any() else ".")
         )
     return spectra.isel({OBJECT: reason == ""}), left_out.reset_index(drop=True)
 

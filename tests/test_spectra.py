@@ -202,3 +202,8 @@ def test_every_object_is_selected_or_says_why_not(quasars):
 def test_a_selection_that_leaves_nothing_says_what_there_is(quasars):
     with pytest.raises(ValueError, match=r"none of 300 objects is a GALAXY.*\(300 × spectype is QSO\)"):
         al.select_objects(quasars, spectype="GALAXY")
+    unknown = quasars.assign_coords(redshift=quasars.redshift * np.nan)
+    with pytest.raises(
+        ValueError, match=r"300 × no redshift was measured.* or measure redshifts with classify_spectra\.$"
+    ):
+        al.select_objects(unknown)
