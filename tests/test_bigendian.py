@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from astrolab.readers.bigendian import add_arm, sum_words
+from astrolab.readers.bigendian import add_arm, find_flags, sum_words
 
 
 def test_words_are_summed_as_big_endian_numbers():
@@ -40,10 +40,21 @@ def test_an_arm_is_added_as_plain_numpy_would(n_overlap, has_mask):
     before[:, :, :5] = 0
     after, n_bad = before.copy(), np.zeros((6, 2), int)
     raw = [part.astype(">f4").view(np.uint32) for part in (flux, ivar)]
-    add_arm(*raw, masked, n_overlap, after[0], after[1], n_bad)
+    add_arm(*raw, masked, np.arange(6), n_overlap, after[0], after[1], np.arange(6), n_bad)
     for row in range(6):
         mask = masked[row] if has_mask else np.zeros(64, bool)
         mean, weight, bad = slow_add(flux[row], ivar[row], mask, n_overlap, *before[:, row])
         np.testing.assert_array_equal(n_bad[row], bad)
         np.testing.assert_allclose(after[0, row], mean, rtol=1e-6)
         np.testing.assert_allclose(after[1, row], weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [">i4", ">i2"])
+@pytest.mark.parametrize("zero", [0, 7, "lowest"])
+@pytest.mark.parametrize("numbers", [[0, 1, 5, 30000], [-1, 0, 7, 8]])
+def test_flags_are_found_as_plain_numpy_would(numbers, zero, dtype):
+    zero = np.iinfo(dtype).min if zero == "lowest" else zero
+    raw = np.random.default_rng(1).choice([zero, *numbers], (7, 13)).astype(dtype)
+    is_set, has_negative = find_flags(raw, zero)
+    np.testing.assert_array_equal(is_set, raw != zero)
+    assert has_negative == (raw < zero).any()

@@ -62,11 +62,11 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
         writer = _writer(group, source, columns, np.concatenate(kept), chunk_size, report)
         if done:  # after what was read again: a file may have failed only later
             source.failed.update({path: (BadFileError(*error), n) for path, error, n in done[-1][1]["failed"]})
-        stored = _last_stored(columns, blocks, np.concatenate(kept))
+        stored = _last_stored(columns["targetid"], columns["_block"], blocks, np.concatenate(kept))
         for start in range(report.rows_resumed, n_rows, chunk_size):
             some = slice(start, min(start + chunk_size, n_rows))
             block, row = columns["_block"][some], columns["_row"][some]
-            pixels, some_snr, reasons = source.gather(block, row)
+            some_snr, reasons = source.gather(block, row, writer.room(len(row)))
             n_before = len(report.quarantined)
             good = _set_aside(columns["targetid"][some], block, reasons, blocks, stored, report)
             kept.append(start + np.flatnonzero(good))
@@ -75,7 +75,7 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
             about = {"quarantined": report.quarantined[n_before:], "failed": failed}
             arrays = {"kept": kept[-1], "snr": snr[-1]}
             writing.result()
-            writing = pool.submit(_store, writer, pixels, good, place, start // chunk_size, arrays, about)
+            writing = pool.submit(_store, writer, writer.keep(good), place, start // chunk_size, arrays, about)
             n_bad = report.rows_quarantined + sum(n for *_, n in failed)
             bar.set_postfix(quarantined=n_bad, refresh=False)
             bar.update(len(good))
@@ -86,9 +86,10 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
     return group, np.concatenate(kept), np.concatenate(snr)
 
 
-def _store(writer, pixels, good, place, number, arrays, about):
-    """Write the good rows of a chunk, and then remember that they are there."""
-    writer.append(pixels if good.all() else pixels[:, good])
+def _store(writer, chunk, place, number, arrays, about):
+    """Write a chunk where one is whole, and then remember what came of the rows that filled it."""
+    if chunk is not None:
+        writer.write(chunk)
     place.add(number, arrays, **about)
 
 
@@ -130,40 +131,40 @@ def _reopen(place, shape, chunk_size, done, progress):
 def _writer(group, source, columns, kept, chunk_size, report):
     """Return a writer that goes on after the rows kept; those that do not fill a chunk yet are read again."""
     n_written = len(kept) // chunk_size * chunk_size
-    # by itself zarr compares every chunk with the fill value, which takes as long as a checksum
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        writer = ChunkWriter([group[name] for name in _PIXELS], n_written)
+    writer = ChunkWriter([group[name] for name in _PIXELS], n_written)
     rows = kept[n_written:]
     if len(rows):
-        pixels, _, reasons = source.gather(columns["_block"][rows], columns["_row"][rows])
+        _, reasons = source.gather(columns["_block"][rows], columns["_row"][rows], writer.room(len(rows)))
         if reasons:
             raise IngestError("a file that was read before cannot be read any more; run the same again.", report)
-        writer.append(pixels)
+        writer.keep(np.ones(len(rows), bool))
     return writer
 
 
-def _last_stored(columns, blocks, kept):
+def _last_stored(targetid, block, blocks, kept):
     if not len(kept):
         return {}
-    return {"targetid": int(columns["targetid"][kept[-1]]), "path": blocks[columns["_block"][kept[-1]]][1]}
+    return {"targetid": int(targetid[kept[-1]]), "path": blocks[block[kept[-1]]][1]}
 
 
 def _set_aside(targetid, block, reasons, blocks, stored, report):
     """Say which rows are good, and quarantine the others; rows of a file that failed are counted with the file."""
     good = np.ones(len(targetid), bool)
-    for i, (identity, number) in enumerate(zip(targetid.tolist(), block.tolist(), strict=True)):
-        path = blocks[number][1]
+    doubtful = (targetid == 0) | (targetid == np.append(stored.get("targetid", 0), targetid[:-1]))
+    doubtful[list(reasons)] = True
+    for i in np.flatnonzero(doubtful):
+        path, identity = blocks[block[i]][1], int(targetid[i])
+        last = _last_stored(targetid, block, blocks, np.flatnonzero(good[:i])) or stored
+        good[i] = False
         if i in reasons:
-            good[i] = False
             if reasons[i]:
                 report.quarantine(path, "bad_pixels", reasons[i], targetid=identity)
         elif identity == 0:
-            good[i] = False
             report.quarantine(path, "bad_targetid", "TARGETID is 0, which no object has", targetid=0)
-        elif stored.get("targetid") == identity:
-            good[i] = False
-            reason = f"targetid {identity} stands in {stored['path']} already, and that spectrum is kept"
+        elif last.get("targetid") == identity:
+            reason = f"targetid {identity} stands in {last['path']} already, and that spectrum is kept"
             report.quarantine(path, "duplicate", reason, targetid=identity)
         else:
-            stored.update(targetid=identity, path=path)
+            good[i] = True
+    stored.update(_last_stored(targetid, block, blocks, np.flatnonzero(good)))
     return good

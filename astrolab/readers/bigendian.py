@@ -24,20 +24,49 @@ def sum_words(words):
     return total
 
 
+def find_flags(raw, zero):
+    """Find the numbers of bit masks in which a bit is set.
+
+    Parameters
+    ----------
+    raw : numpy.ndarray, any shape, big-endian integers
+        As they lie in the file.
+    zero : int
+        The number that stands for no bit: 0, or the lowest one where unsigned numbers are stored.
+
+    Returns
+    -------
+    is_set : numpy.ndarray of bool
+    has_negative : bool
+        A number is less than `zero`.
+    """
+    lowest = np.iinfo(raw.dtype).min
+    if raw.itemsize != 4 or zero not in (0, lowest):
+        return raw != zero, raw.size > 0 and zero > lowest and raw.min() < zero
+    is_set = np.empty(raw.shape, bool)
+    unset = np.array(zero, raw.dtype).view(np.uint32)[()]
+    has_sign = _find_flags(raw.view(np.uint32).reshape(-1), unset, is_set.reshape(-1))
+    return is_set, has_sign and zero == 0
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def add_arm(raw_flux, raw_ivar, is_masked, n_overlap, flux, ivar, n_bad):
+def add_arm(raw_flux, raw_ivar, is_masked, rows, n_overlap, flux, ivar, places, n_bad):
     """Add an arm to spectra: weighted by inverse variance where another arm has seen, else copied.
 
     Parameters
     ----------
-    raw_flux, raw_ivar : numpy.ndarray, shape (object, n_wavelength), uint32
+    raw_flux, raw_ivar : numpy.ndarray, shape (n_rows, n_wavelength), uint32
         The bits of big-endian float32 numbers, as they lie in the file.
-    is_masked : numpy.ndarray, shape (object, n_wavelength) or (object, 0), bool
+    is_masked : numpy.ndarray, shape (n_rows, n_wavelength) or (n_rows, 0), bool
         Pixels that must not be used.
+    rows : numpy.ndarray, shape (object,), int
+        The rows to add.
     n_overlap : int
         Pixels, from the first on, that another arm has seen.
-    flux, ivar : numpy.ndarray, shape (object, n_wavelength), float32
-        Added to; flux is 0 where ivar is 0.
+    flux, ivar : numpy.ndarray, shape (n_places, n_wavelength), float32
+        Added to; flux is 0 where ivar is 0. What they hold where no other arm has seen does not matter.
+    places : numpy.ndarray, shape (object,), int
+        The row of `flux` and `ivar` for each of `rows`.
     n_bad : numpy.ndarray, shape (object, 2), int
         Filled with the number of pixels whose ivar is negative or not finite, and of the others with ivar above 0 whose
         flux is not finite.
@@ -45,17 +74,18 @@ def add_arm(raw_flux, raw_ivar, is_masked, n_overlap, flux, ivar, n_bad):
     n_wavelength = raw_flux.shape[1]
     flux_bits, ivar_bits = np.empty(n_wavelength, np.uint32), np.empty(n_wavelength, np.uint32)
     own_flux, own_ivar = flux_bits.view(np.float32), ivar_bits.view(np.float32)
-    for i in range(len(raw_flux)):
+    for i in range(len(rows)):
+        row, place = rows[i], places[i]
         for k in range(n_wavelength):
-            flux_bits[k], ivar_bits[k] = _swapped(raw_flux[i, k]), _swapped(raw_ivar[i, k])
+            flux_bits[k], ivar_bits[k] = _swapped(raw_flux[row, k]), _swapped(raw_ivar[row, k])
         for k in range(is_masked.shape[1]):
-            ivar_bits[k] = np.uint32(0) if is_masked[i, k] else ivar_bits[k]
+            ivar_bits[k] = np.uint32(0) if is_masked[row, k] else ivar_bits[k]
         n_bad[i, 0], n_bad[i, 1] = _blank(own_flux, own_ivar)
         for k in range(n_overlap):
-            first, second = np.float64(ivar[i, k]), np.float64(own_ivar[k])
-            total, weight = first * flux[i, k] + second * own_flux[k], first + second
-            flux[i, k], ivar[i, k] = total / weight if weight > 0 else 0.0, weight
-        flux[i, n_overlap:], ivar[i, n_overlap:] = own_flux[n_overlap:], own_ivar[n_overlap:]
+            first, second = np.float64(ivar[place, k]), np.float64(own_ivar[k])
+            total, weight = first * flux[place, k] + second * own_flux[k], first + second
+            flux[place, k], ivar[place, k] = total / weight if weight > 0 else 0.0, weight
+        flux[place, n_overlap:], ivar[place, n_overlap:] = own_flux[n_overlap:], own_ivar[n_overlap:]
 
 
 @njit(nogil=True, cache=True)
@@ -80,3 +110,13 @@ def _swapped(word):
         | ((word << np.uint32(8)) & np.uint32(0xFF0000))
         | (word << np.uint32(24))
     )
+
+
+@njit(nogil=True, cache=True)
+def _find_flags(words, unset, is_set):
+    """Fill in which words differ, and return whether one has its sign bit set."""
+    signs = np.uint32(0)
+    for k in range(len(words)):
+        is_set[k] = words[k] != unset
+        signs |= words[k]
+    return (signs & np.uint32(0x80)) != 0  # the first byte of a big-endian word is the last one here

@@ -9,7 +9,8 @@ from astrolab.medians import median_snr
 from astrolab.readers.files import BadFileError
 
 _N_THREADS = 4
-_CACHE_BYTES = 1 << 29  # decoded pixels kept, whatever the number of files
+_CACHE_BYTES = 1 << 29  # pixels kept, whatever the number of files
+_ROWS_AT_ONCE = 32  # what a processor's cache holds: their S/N follows at once
 
 
 class PixelBlocks:
@@ -18,7 +19,7 @@ class PixelBlocks:
     Parameters
     ----------
     reader : module
-        A survey's reader, with WAVELENGTH and ``read_pixels(path, start, stop)``.
+        A survey's reader, with WAVELENGTH and ``read_block(path, start, stop)``, whose result fills rows in.
     blocks : list of tuple
         ``(n_rows, path, start, stop)`` of each block.
 
@@ -31,8 +32,8 @@ class PixelBlocks:
     def __init__(self, reader, blocks):
         self._reader, self._blocks = reader, blocks
         self._futures = OrderedDict()
+        self._n_left = [n_rows for n_rows, *_ in blocks]
         self._n_bytes = 0
-        self._buffers = 2 * [np.empty((2, 0, len(reader.WAVELENGTH)), np.float32)]
         self.failed = {}
 
     def __enter__(self):
@@ -42,27 +43,23 @@ class PixelBlocks:
     def __exit__(self, *error):
         self._pool.shutdown(cancel_futures=True)
 
-    def gather(self, block, row):
-        """Return the pixels of these rows.
+    def gather(self, block, row, pixels):
+        """Put the pixels of these rows into an array.
 
         Parameters
         ----------
         block, row : numpy.ndarray of int, shape (n_rows,)
             Number of the block, and row within it.
+        pixels : numpy.ndarray, shape (2, n_rows, n_wavelength), float32
+            Filled with flux and ivar; what stands in rows that must not be used means nothing.
 
         Returns
         -------
-        pixels : numpy.ndarray, shape (2, n_rows, n_wavelength), float32
-            Flux and ivar; overwritten by the call after the next.
         snr : numpy.ndarray, shape (n_rows,), float32
             Median S/N.
         reasons : dict of int to str
             Reason for each row that must not be used; empty text where its file could not be read, see `failed`.
         """
-        self._buffers.reverse()
-        if self._buffers[0].shape[1] < len(row):
-            self._buffers[0] = np.empty((2, len(row), len(self._reader.WAVELENGTH)), np.float32)
-        pixels = self._buffers[0][:, : len(row)]
         snr = np.empty(len(row), np.float32)
         reasons = {}
         wanted = list(dict.fromkeys(block.tolist()))
@@ -72,12 +69,13 @@ class PixelBlocks:
             if found is None:
                 reasons.update(dict.fromkeys(here.tolist(), ""))
                 continue
-            values, block_snr, problems = found
-            snr[here] = block_snr[row[here]]
-            for part in range(2):
-                _copy_rows(values[part], row[here], pixels[part], here)
-            reasons.update({int(i): problems[int(row[i])] for i in here if problems and int(row[i]) in problems})
-        return pixels, snr, reasons
+            for first in range(0, len(here), _ROWS_AT_ONCE):
+                places = here[first : first + _ROWS_AT_ONCE]
+                problems = found.fill(row[places], pixels, places)
+                reasons.update({int(i): problems[int(row[i])] for i in places if int(row[i]) in problems})
+                snr[places] = median_snr(pixels[0, places], pixels[1, places])
+            self._forget_used(number, len(here))
+        return snr, reasons
 
     def _get(self, number, ahead, n_rows):
         path = self._blocks[number][1]
@@ -95,14 +93,15 @@ class PixelBlocks:
 
     def _request(self, number):
         if number not in self._futures:
-            self._futures[number] = self._pool.submit(result_or_error, self._read, *self._blocks[number][1:])
+            arguments = self._blocks[number][1:]
+            self._futures[number] = self._pool.submit(result_or_error, self._reader.read_block, *arguments)
             self._n_bytes += self._size(number)
         self._futures.move_to_end(number)
 
-    def _read(self, path, start, stop):
-        pixels, problems = self._reader.read_pixels(path, start, stop)
-        by_row = {row - start: reason for (_, row), reason in problems.items()}
-        return pixels, median_snr(*pixels), by_row
+    def _forget_used(self, number, n_rows):
+        self._n_left[number] -= n_rows
+        if self._n_left[number] <= 0 and self._futures.pop(number, None):
+            self._n_bytes -= self._size(number)
 
     def _forget_old(self, keep):
         while self._n_bytes > _CACHE_BYTES and len(self._futures) > keep:
@@ -131,12 +130,3 @@ def result_or_error(read, *arguments):
         return read(*arguments)
     except BadFileError as error:
         return error
-
-
-def _copy_rows(source, rows, target, places):
-    """Copy rows, without a temporary array where the places lie side by side."""
-    first, last = places[0], places[-1]
-    if last - first + 1 == len(places):
-        np.take(source, rows, axis=0, out=target[first : last + 1])
-    else:
-        target[places] = source[rows]

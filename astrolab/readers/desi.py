@@ -10,14 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from astrolab.readers.bigendian import add_arm
+from astrolab.readers.cameras import WAVELENGTH, Arm, CameraRows
 from astrolab.readers.files import BadFileError, exists, find_files
 from astrolab.readers.fits import Rows, open_fits
 from astrolab.readers.lazy import lazy_spectra
 from astrolab.schema import NO_REDSHIFT
 
-WAVELENGTH = 3600 + 0.8 * np.arange(7781)  # Å, vacuum
-WAVELENGTH.flags.writeable = False
 CAMERAS = ("B", "R", "Z")
 BLOCK_ROWS = 1024
 _TOLERANCE = 0.01  # Å; float32 wavelengths are off by up to 0.0005
@@ -160,15 +158,34 @@ def read_pixels(path, start, stop):
     BadFileError
         If the file is damaged.
     """
-    pixels = np.zeros((2, stop - start, len(WAVELENGTH)), np.float32)
-    is_seen = np.zeros(len(WAVELENGTH), bool)
-    problems = {}
+    block = read_block(path, start, stop)
+    pixels = np.empty((2, stop - start, len(WAVELENGTH)), np.float32)
+    problems = block.fill(np.arange(stop - start), pixels, np.arange(stop - start))
+    return pixels, {(path, start + row): reason for row, reason in problems.items()}
+
+
+def read_block(path, start, stop):
+    """Read rows of a coadd, verified, as they lie in the file.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    start, stop : int
+        Rows.
+
+    Returns
+    -------
+    CameraRows
+
+    Raises
+    ------
+    BadFileError
+        If the file is damaged.
+    """
     with open_fits(path) as file:
         cameras = _check_cameras(file, file.n_rows("FIBERMAP"))
-        for camera, where in _grid_slices(file, cameras).items():
-            reasons = _add_arm(file, camera, start, stop, pixels[:, :, where], is_seen[where])
-            problems = {(path, start + row): reason for row, reason in reasons.items()} | problems
-    return pixels, problems
+        return CameraRows(_read_cameras(file, cameras, start, stop))
 
 
 def read_arms(path, targetid):
@@ -205,14 +222,8 @@ def read_arms(path, targetid):
         if not len(rows):
             return None
         cameras = _check_cameras(file, file.n_rows("FIBERMAP"))
-        coadd, is_seen = np.zeros((2, 1, len(WAVELENGTH)), np.float32), np.zeros(len(WAVELENGTH), bool)
-        arms = {"coadd": coadd[:, 0]}
-        for camera, where in _grid_slices(file, cameras).items():
-            arm = np.zeros_like(coadd)
-            for pixels, seen in ((coadd, is_seen[where]), (arm, np.zeros(where.stop - where.start, bool))):
-                _add_arm(file, camera, rows[0], rows[0] + 1, pixels[:, :, where], seen)
-            arms[camera] = arm[:, 0]
-    return arms
+        arms = _read_cameras(file, cameras, rows[0], rows[0] + 1)
+    return {"coadd": _only_row(arms), **{camera: _only_row({camera: arm}) for camera, arm in arms.items()}}
 
 
 _USED = ("_WAVELENGTH", "_FLUX", "_IVAR", "_MASK")
@@ -253,20 +264,22 @@ def _grid_slice(file, camera):
     return where
 
 
-def _add_arm(file, camera, start, stop, pixels, is_seen):
-    """Add an arm where it lies: copied beyond the last pixel that an arm has seen, before it weighted by ivar."""
-    flux, ivar = (_bits(file.image(camera + part, start, stop)) for part in ("_FLUX", "_IVAR"))
-    has_mask = camera + "_MASK" in file.hdus
-    is_masked = file.flags(camera + "_MASK", start, stop) if has_mask else np.zeros((len(flux), 0), bool)
-    n_bad = np.zeros((len(flux), 2), int)
-    n_overlap = np.flatnonzero(is_seen).max(initial=-1) + 1
-    add_arm(flux, ivar, is_masked, n_overlap, pixels[0], pixels[1], n_bad)
-    is_seen[:] = True
-    what = (
-        f"ivar is negative or not finite in {{}} pixels of camera {camera}",
-        f"flux is not finite in {{}} pixels of camera {camera} that are not masked",
-    )
-    return {int(row): what[kind].format(n_bad[row, kind]) for row, kind in np.argwhere(n_bad)}
+def _read_cameras(file, cameras, start, stop):
+    arms = {}
+    for camera, where in _grid_slices(file, cameras).items():
+        flux, ivar = (_bits(file.image(camera + part, start, stop)) for part in ("_FLUX", "_IVAR"))
+        if len(flux) < file.shape(camera + "_FLUX")[0]:  # a few rows would keep the bytes of all
+            flux, ivar = flux.copy(), ivar.copy()
+        has_mask = camera + "_MASK" in file.hdus
+        is_masked = file.flags(camera + "_MASK", start, stop) if has_mask else np.zeros((len(flux), 0), bool)
+        arms[camera] = Arm(flux, ivar, is_masked, where)
+    return arms
+
+
+def _only_row(arms):
+    pixels, one = np.empty((2, 1, len(WAVELENGTH)), np.float32), np.zeros(1, int)
+    CameraRows(arms).fill(one, pixels, one)
+    return pixels[:, 0]
 
 
 def _bits(image):

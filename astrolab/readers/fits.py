@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astrolab.readers.bigendian import sum_words
+from astrolab.readers.bigendian import find_flags, sum_words
 from astrolab.readers.cards import Hdu, axes, column_dtype, parse_value
 from astrolab.readers.files import BadFileError, open_bytes
 
@@ -148,9 +148,10 @@ class FitsFile:
         zero = -self._number(hdu, "BZERO", 0)
         if raw.dtype.kind not in "iu" or self._number(hdu, "BSCALE", 1) != 1 or zero != int(zero):
             raise self.bad("dtype", f"HDU {name} is not an integer bit mask (BITPIX {hdu.get('BITPIX')})")
-        if raw.size and zero > np.iinfo(raw.dtype).min and raw.min() < zero:
+        is_set, has_negative = find_flags(raw, int(zero))
+        if has_negative:
             raise self.bad("dtype", f"HDU {name} holds negative numbers, which no bit mask has")
-        return raw.view(raw.dtype.str[1:]) != np.array(int(zero), raw.dtype).view(raw.dtype.str[1:])  # bytes differ
+        return is_set
 
     def table(self, name):
         """Return a function that gives the columns of a binary table.

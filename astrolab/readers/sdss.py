@@ -158,6 +158,42 @@ def read_pixels(path, start=0, stop=1):
     return pixels, {}
 
 
+def read_block(path, start=0, stop=1):
+    """Read one spectrum for `PixelBlocks`.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    start, stop : int, optional
+        Rows: a file has one.
+
+    Returns
+    -------
+    ReadyRows
+    """
+    return ReadyRows(*read_pixels(path, start, stop))
+
+
+class ReadyRows:
+    """Spectra that only have to be put in their place.
+
+    Parameters
+    ----------
+    pixels, problems
+        As `read_pixels` gives them.
+    """
+
+    def __init__(self, pixels, problems):
+        self._pixels = pixels
+        self._problems = {row: reason for (_, row), reason in problems.items()}
+
+    def fill(self, rows, pixels, places):
+        """Put rows in their places, and return those of them that must not be used, with the reason."""
+        pixels[:, places] = self._pixels[:, rows]
+        return self._problems
+
+
 def _read_files(paths):
     pixels = np.empty((2, len(paths), len(WAVELENGTH)), np.float32)
     problems = {}

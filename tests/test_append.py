@@ -1,0 +1,70 @@
+"""Chunks that are written without zarr, against those that zarr writes."""
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from astrolab.stores.append import ChunkWriter, write_chunk
+from astrolab.stores.spectra import add_array, create_store
+
+CHUNK = 5
+
+
+@pytest.fixture
+def group(tmp_path):
+    return create_store(tmp_path / "store")
+
+
+def add(group, name, n_rows):
+    return add_array(group, name, xr.Variable(("object", "wavelength"), np.zeros((n_rows, 301), np.float32)), CHUNK)
+
+
+def test_a_chunk_has_the_bytes_that_zarr_writes(group):
+    values = np.random.default_rng(0).normal(size=(CHUNK, 301)).astype(np.float32)
+    ours, theirs = add(group, "ours", 4 * CHUNK), add(group, "theirs", 4 * CHUNK)
+    write_chunk(ours, values, 2)
+    theirs[2 * CHUNK : 3 * CHUNK] = values
+    root = group.store.root
+    assert (root / "ours/c/2/0").read_bytes() == (root / "theirs/c/2/0").read_bytes()
+    assert not list(root.rglob("*.partial"))
+
+
+def test_a_chunk_that_cannot_be_written_leaves_what_was_there(group, monkeypatch):
+    array = add(group, "flux", CHUNK)
+    write_chunk(array, np.ones((CHUNK, 301), np.float32), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("google_crc32c.value", lambda content: 1 << 32)  # too large for its four bytes
+        with pytest.raises(OverflowError):
+            write_chunk(array, np.zeros((CHUNK, 301), np.float32), 0)
+    assert (group["flux"][...] == 1).all()
+
+
+def test_rows_that_come_in_any_number_are_those_that_zarr_gives_back(group):
+    rng = np.random.default_rng(1)
+    arrays = [add(group, name, 60) for name in ("flux", "ivar")]
+    writer, expected = ChunkWriter(arrays), []
+    for n_rows in (5, 5, 3, 1, 5, 5, 5, 4, 2, 5):
+        rows, good = rng.normal(size=(2, n_rows, 301)).astype(np.float32), rng.random(n_rows) < 0.7
+        writer.room(n_rows)[:] = rows
+        chunk = writer.keep(good)
+        if chunk is not None:
+            writer.write(chunk)
+        expected.append(rows[:, good])
+    writer.close()
+    expected = np.concatenate(expected, axis=1)
+    assert expected.shape[1] > 4 * CHUNK
+    assert expected.shape[1] % CHUNK > 0
+    again = zarr.open_group(group.store.root, mode="r")
+    for name, values in zip(("flux", "ivar"), expected, strict=True):
+        np.testing.assert_array_equal(again[name][...], values)
+
+
+def test_a_writer_goes_on_after_whole_chunks(group):
+    array = add(group, "flux", 3 * CHUNK)
+    for n_written in (0, CHUNK):
+        writer = ChunkWriter([array], n_written)
+        writer.room(CHUNK)[:] = n_written
+        writer.write(writer.keep(np.ones(CHUNK, bool)))
+    writer.close()
+    assert group["flux"][:, 0].tolist() == [0] * CHUNK + [CHUNK] * CHUNK
