@@ -40,7 +40,7 @@ def test_an_arm_is_added_as_plain_numpy_would(n_overlap, has_mask):
     before[:, :, :5] = 0
     after, n_bad = before.copy(), np.zeros((6, 2), int)
     raw = [part.astype(">f4").view(np.uint32) for part in (flux, ivar)]
-    add_arm(*raw, masked, np.arange(6), n_overlap, after[0], after[1], np.arange(6), n_bad)
+    add_arm(*raw, masked, np.arange(6), 0, n_overlap, *after, np.arange(6), n_bad)
     for row in range(6):
         mask = masked[row] if has_mask else np.zeros(64, bool)
         mean, weight, bad = slow_add(flux[row], ivar[row], mask, n_overlap, *before[:, row])

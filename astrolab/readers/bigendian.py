@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+_INFINITY, _NO_SIGN = np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
+
 
 @njit(nogil=True, cache=True)
 def sum_words(words):
@@ -50,55 +52,61 @@ def find_flags(raw, zero):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def add_arm(raw_flux, raw_ivar, is_masked, rows, n_overlap, flux, ivar, places, n_bad):
+def add_arm(raw_flux, raw_ivar, is_masked, rows, first, n_overlap, flux, ivar, places, n_bad):
     """Add an arm to spectra: weighted by inverse variance where another arm has seen, else copied.
 
     Parameters
     ----------
-    raw_flux, raw_ivar : numpy.ndarray, shape (n_rows, n_wavelength), uint32
+    raw_flux, raw_ivar : numpy.ndarray, shape (n_rows, n_arm), uint32
         The bits of big-endian float32 numbers, as they lie in the file.
-    is_masked : numpy.ndarray, shape (n_rows, n_wavelength) or (n_rows, 0), bool
+    is_masked : numpy.ndarray, shape (n_rows, n_arm) or (n_rows, 0), bool
         Pixels that must not be used.
     rows : numpy.ndarray, shape (object,), int
         The rows to add.
+    first : int
+        Where on the grid of wavelengths the arm begins.
     n_overlap : int
-        Pixels, from the first on, that another arm has seen.
+        Pixels, from the arm's first on, that another arm has seen.
     flux, ivar : numpy.ndarray, shape (n_places, n_wavelength), float32
         Added to; flux is 0 where ivar is 0. What they hold where no other arm has seen does not matter.
     places : numpy.ndarray, shape (object,), int
         The row of `flux` and `ivar` for each of `rows`.
     n_bad : numpy.ndarray, shape (object, 2), int
         Filled with the number of pixels whose ivar is negative or not finite, and of the others with ivar above 0 whose
-        flux is not finite.
+        flux is not finite; where there is one of the former, nothing of the arm is used.
     """
-    n_wavelength = raw_flux.shape[1]
-    flux_bits, ivar_bits = np.empty(n_wavelength, np.uint32), np.empty(n_wavelength, np.uint32)
-    own_flux, own_ivar = flux_bits.view(np.float32), ivar_bits.view(np.float32)
+    n_arm = raw_flux.shape[1]
+    own = np.empty((2, n_arm), np.float32)
+    bits, own_flux, own_ivar = own.view(np.uint32), own[0], own[1]
+    unmasked = np.zeros(n_arm, np.bool_)
     for i in range(len(rows)):
-        row, place = rows[i], places[i]
-        for k in range(n_wavelength):
-            flux_bits[k], ivar_bits[k] = _swapped(raw_flux[row, k]), _swapped(raw_ivar[row, k])
-        for k in range(is_masked.shape[1]):
-            ivar_bits[k] = np.uint32(0) if is_masked[row, k] else ivar_bits[k]
-        n_bad[i, 0], n_bad[i, 1] = _blank(own_flux, own_ivar)
+        masked = is_masked[rows[i]] if is_masked.shape[1] else unmasked
+        n_bad[i, 0], n_bad[i, 1] = _take(raw_flux[rows[i]], raw_ivar[rows[i]], masked, bits[0], bits[1])
+        if n_bad[i, 0]:
+            own[:], n_bad[i, 1] = 0, 0
+        all_flux, all_ivar = flux[places[i], first : first + n_arm], ivar[places[i], first : first + n_arm]
         for k in range(n_overlap):
-            first, second = np.float64(ivar[place, k]), np.float64(own_ivar[k])
-            total, weight = first * flux[place, k] + second * own_flux[k], first + second
-            flux[place, k], ivar[place, k] = total / weight if weight > 0 else 0.0, weight
-        flux[place, n_overlap:], ivar[place, n_overlap:] = own_flux[n_overlap:], own_ivar[n_overlap:]
+            before, weight = np.float64(all_ivar[k]), np.float64(all_ivar[k]) + np.float64(own_ivar[k])
+            total = before * all_flux[k] + np.float64(own_ivar[k]) * own_flux[k]
+            all_flux[k], all_ivar[k] = total / weight if weight > 0 else 0.0, weight
+        for k in range(n_overlap, n_arm):
+            all_flux[k], all_ivar[k] = own_flux[k], own_ivar[k]
 
 
 @njit(nogil=True, cache=True)
-def _blank(flux, ivar):
-    """Set flux to 0 where ivar is 0, and all of an arm with an impossible ivar; return how many pixels were bad."""
+def _take(raw_flux, raw_ivar, masked, flux, ivar):
+    """Put the bits of big-endian floats where they belong; return how many ivar are impossible, and how many flux.
+
+    The bits of a float, without its sign, are those of infinity or more where it is not finite.
+    """
     n_bad_ivar, n_bad_flux = np.int32(0), np.int32(0)
-    for k in range(len(ivar)):
-        n_bad_ivar = np.int32(n_bad_ivar + (not ((ivar[k] >= 0) & (ivar[k] < np.inf))))
-    if n_bad_ivar:
-        ivar[:] = 0
-    for k in range(len(ivar)):
-        flux[k] = np.float32(0) if ivar[k] == 0 else flux[k]
-        n_bad_flux = np.int32(n_bad_flux + (not (np.abs(flux[k]) < np.inf)))
+    for k in range(len(flux)):
+        weight = np.uint32(0) if masked[k] else _swapped(raw_ivar[k])
+        size = weight & _NO_SIGN
+        value = np.uint32(0) if size == 0 else _swapped(raw_flux[k])
+        n_bad_ivar = np.int32(n_bad_ivar + ((weight >= _INFINITY) & (size != 0)))
+        n_bad_flux = np.int32(n_bad_flux + ((value & _NO_SIGN) >= _INFINITY))
+        flux[k], ivar[k] = value, weight
     return n_bad_ivar, n_bad_flux
 
 

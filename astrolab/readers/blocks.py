@@ -73,7 +73,7 @@ class PixelBlocks:
                 places = here[first : first + _ROWS_AT_ONCE]
                 problems = found.fill(row[places], pixels, places)
                 reasons.update({int(i): problems[int(row[i])] for i in places if int(row[i]) in problems})
-                snr[places] = median_snr(pixels[0, places], pixels[1, places])
+                snr[places] = median_snr(*pixels[:, _side_by_side(places)])
             self._forget_used(number, len(here))
         return snr, reasons
 
@@ -130,3 +130,9 @@ def result_or_error(read, *arguments):
         return read(*arguments)
     except BadFileError as error:
         return error
+
+
+def _side_by_side(places):
+    """Return the slice of places that follow one another: by an array of numbers, numpy copies."""
+    first, last = places[0], places[-1]
+    return slice(first, last + 1) if last - first + 1 == len(places) else places

@@ -61,9 +61,9 @@ class CameraRows:
         n_seen = 0
         for camera, arm in self._arms.items():
             n_bad = np.zeros((len(rows), 2), int)
-            flux, ivar = pixels[:, :, arm.where]
-            n_overlap = min(max(n_seen - arm.where.start, 0), flux.shape[1])
-            add_arm(arm.flux, arm.ivar, arm.is_masked, rows, n_overlap, flux, ivar, places, n_bad)
+            first, n_arm = arm.where.start, arm.flux.shape[1]
+            n_overlap = min(max(n_seen - first, 0), n_arm)
+            add_arm(arm.flux, arm.ivar, arm.is_masked, rows, first, n_overlap, *pixels, places, n_bad)
             n_seen = max(n_seen, arm.where.stop)
             for i, kind in np.argwhere(n_bad):
                 problems.setdefault(int(rows[i]), _REASONS[kind].format(n_bad[i, kind], camera))

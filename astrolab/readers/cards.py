@@ -1,6 +1,7 @@
 """The cards of a FITS header: their values, and the sizes and types that they state."""
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ def column_dtype(repeat, code):
     return np.dtype(_TFORM[code]) if repeat == 1 else np.dtype((_TFORM[code], (repeat,)))
 
 
+@lru_cache(1 << 14)  # the headers of a survey say the same over and over
 def parse_value(raw):
     """Return the value of a card: str, bool, int, float, or None where it is none of these."""
     text = _STRING.match(raw)

@@ -102,7 +102,7 @@ def write_chunk(array, values, number):
     Parameters
     ----------
     array : zarr.Array
-        Of a local store, packed by Blosc and ending in a CRC-32C, as `add_array` makes them.
+        Of a local store, packed by Blosc or not at all, and ending in a CRC-32C, as `add_array` makes them.
     values : numpy.ndarray, shape (n_chunk, …)
         All of the chunk.
     number : int
@@ -113,9 +113,10 @@ def write_chunk(array, values, number):
     OSError
         If it cannot be written; then nothing stands under its name that did not before.
     """
-    _, blosc, _ = array.metadata.codecs
-    settings = blosc.to_dict()["configuration"]
-    packed = Blosc(**{**settings, "shuffle": _SHUFFLES[settings["shuffle"]]}).encode(values)
+    packed = values
+    for codec in array.metadata.codecs[1:-1]:
+        settings = codec.to_dict()["configuration"]
+        packed = Blosc(**{**settings, "shuffle": _SHUFFLES[settings["shuffle"]]}).encode(packed)
     key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
     path = Path(array.store_path.store.root) / array.path / key
     path.parent.mkdir(parents=True, exist_ok=True)
