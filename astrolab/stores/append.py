@@ -1,13 +1,10 @@
 """Write Zarr arrays whose number of rows is known only at the end, in whole chunks, as fast as codec and disk allow."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import google_crc32c
 import numpy as np
-from numcodecs import Blosc
 
-_SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+from astrolab.stores.chunk_files import write_chunk
 
 
 class ChunkWriter:
@@ -79,9 +76,14 @@ class ChunkWriter:
             As `keep` gave it.
         """
         number = self._n_written // self._chunk
-        with ThreadPoolExecutor(len(self._arrays)) as pool:
-            for written in [pool.submit(write_chunk, *one, number) for one in zip(self._arrays, chunk, strict=True)]:
-                written.result()
+        arrays = self._arrays
+        with ThreadPoolExecutor(len(arrays)) as pool:
+            tasks = [
+                pool.submit(write_chunk, array, array.store_path.store.root, number, values)
+                for array, values in zip(arrays, chunk, strict=True)
+            ]
+            for task in tasks:
+                task.result()
         self._n_written += self._chunk
 
     def close(self):
@@ -94,34 +96,3 @@ class ChunkWriter:
             self.write(chunk)
         for array in self._arrays:
             array.resize((n_rows, *array.shape[1:]))
-
-
-def write_chunk(array, values, number):
-    """Write one chunk of an array, byte by byte as zarr does; by itself zarr copies it two times more.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        Of a local store, packed by Blosc or not at all, and ending in a CRC-32C, as `add_array` makes them.
-    values : numpy.ndarray, shape (n_chunk, …)
-        All of the chunk.
-    number : int
-        Which, along the first dimension; the others are not divided.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; then nothing stands under its name that did not before.
-    """
-    packed = values
-    for codec in array.metadata.codecs[1:-1]:
-        settings = codec.to_dict()["configuration"]
-        packed = Blosc(**{**settings, "shuffle": _SHUFFLES[settings["shuffle"]]}).encode(packed)
-    key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
-    path = Path(array.store_path.store.root) / array.path / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(packed)
-        file.write(google_crc32c.value(packed).to_bytes(4, "little"))
-    partial.replace(path)

@@ -17,6 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
+from astrolab.stores.chunk_files import is_simple, read_chunk
 from astrolab.stores.publish import StoreError, publishing
 
 CHUNK_SIZE = 1024  # objects; 32 MB of flux: one read and one task each, and still small beside a worker's memory
@@ -248,6 +249,7 @@ class _StoredArray:
     def __init__(self, array, path):
         self._array, self._path = array, path
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self._is_simple = "://" not in path and is_simple(array)
 
     def block(self, number):
         """Return a chunk along the first dimension."""
@@ -255,12 +257,28 @@ class _StoredArray:
         return self[number * n_rows : (number + 1) * n_rows]
 
     def __getitem__(self, key):
+        values = self._whole_chunk(key)
+        if values is not None:
+            return values
         try:
             return self._array[key]
         except (ValueError, RuntimeError, OSError, TypeError, IndexError) as error:
             if isinstance(error, StoreError):
                 raise StoreError(f"'{self._path}': {error}") from error
             raise StoreError(f"'{self._path}': {self._damaged_chunk()} is damaged: make the store again.") from error
+
+    def _whole_chunk(self, key):
+        """Return the chunk that a key names, or None: where it names anything else, or zarr must say what is wrong."""
+        if not self._is_simple or not isinstance(key, tuple) or not all(isinstance(one, slice) for one in key):
+            return None
+        n_rows, n_chunk = self.shape[0], self._array.chunks[0]
+        (start, stop, step), *others = (one.indices(n) for one, n in zip(key, self.shape, strict=True))
+        if start % n_chunk or stop != min(start + n_chunk, n_rows) or step != 1:
+            return None
+        if others != [(0, n, 1) for n in self.shape[1:]]:
+            return None
+        chunk = read_chunk(self._array, self._path, start // n_chunk)
+        return None if chunk is None else chunk[: stop - start]
 
     def _damaged_chunk(self):
         for i in range(self._array.cdata_shape[0]):

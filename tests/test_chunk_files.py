@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from astrolab.stores.append import ChunkWriter, write_chunk
+from astrolab.stores.append import ChunkWriter
+from astrolab.stores.chunk_files import is_simple, read_chunk, write_chunk
 from astrolab.stores.spectra import add_array, create_store
 
 CHUNK = 5
@@ -24,20 +25,43 @@ def add(group, name, n_rows):
 def test_a_chunk_has_the_bytes_that_zarr_writes(group, name):
     values = np.random.default_rng(0).normal(size=(CHUNK, 301)).astype(np.float32)
     array = add(group, name, 4 * CHUNK)
-    write_chunk(array, values, 2)
+    write_chunk(array, group.store.root, 2, values)
     written = (group.store.root / name / "c/2/0").read_bytes()
     array[2 * CHUNK : 3 * CHUNK] = values
     assert (group.store.root / name / "c/2/0").read_bytes() == written
     assert not list(group.store.root.rglob("*.partial"))
+    assert is_simple(array)
+    np.testing.assert_array_equal(read_chunk(array, group.store.root, 2), values)
+
+
+@pytest.mark.parametrize("name", ["flux", "ivar"])
+def test_a_damaged_chunk_is_not_read(group, name):
+    array, root = add(group, name, CHUNK), group.store.root
+    write_chunk(array, root, 0, np.ones((CHUNK, 301), np.float32))
+    path = root / name / "c/0/0"
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged in (flipped, content[:-1], content[: len(content) // 2], content[:3], bytes(4), b""):
+        path.write_bytes(damaged)
+        assert read_chunk(array, root, 0) is None
+    path.unlink()
+    assert read_chunk(array, root, 0) is None
+
+
+def test_arrays_that_others_made_are_left_to_zarr(group):
+    assert not is_simple(group.create_array("plain", shape=(5, 3), dtype="f4"))
+    assert not is_simple(group.create_array("divided", shape=(5, 4), chunks=(5, 2), dtype="f4"))
+    assert not is_simple(add_array(group, "text", xr.Variable("object", ["a", "b"])))
 
 
 def test_a_chunk_that_cannot_be_written_leaves_what_was_there(group, monkeypatch):
     array = add(group, "flux", CHUNK)
-    write_chunk(array, np.ones((CHUNK, 301), np.float32), 0)
+    write_chunk(array, group.store.root, 0, np.ones((CHUNK, 301), np.float32))
     with monkeypatch.context() as patch:
         patch.setattr("google_crc32c.value", lambda content: 1 << 32)  # too large for its four bytes
         with pytest.raises(OverflowError):
-            write_chunk(array, np.zeros((CHUNK, 301), np.float32), 0)
+            write_chunk(array, group.store.root, 0, np.zeros((CHUNK, 301), np.float32))
     assert (group["flux"][...] == 1).all()
 
 
