@@ -264,12 +264,30 @@ def test_steps_stop_at_the_ends_and_addresses_lead_to_objects(state):
     assert state.position == 0
     state.step(10_000)
     assert state.position == len(state.session.queue) - 1
-    assert "end of your queue" in state.message
+    assert state.message == f"this is the end of your queue; places without a verdict: {len(state.order)}"
     state.go_to_row(7)
     assert state.row == 7
     assert state.targetid == state.table["name"].iloc[7]
     state.targetid = "12345"
     assert state.row == 7
+
+
+def test_at_the_end_it_is_said_what_to_do_next(state):
+    n_places = len(state.session.queue)
+    for left in range(n_places - 1, -1, -1):
+        state.store(quality=left % 5)
+    assert state.position == n_places - 1
+    assert state.message.startswith("stored ✓")
+    assert state.message.endswith("; your queue is finished: 'Progress and recall' says what to do next")
+    again = reopened(state)
+    assert again.message == "your queue is finished: 'Progress and recall' says what to do next"
+    again.choose([again.row_of[3]])
+    again.step(10)
+    assert again.message == "what you chose is finished: clear the selection to go on"
+    viewer = reopened(state, "bob", "viewer")
+    assert viewer.message == ""
+    viewer.step(10_000)
+    assert viewer.message == "this is the end of your queue"
 
 
 def test_redshifts_are_one_key_away(ranked, catalog):

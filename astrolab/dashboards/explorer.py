@@ -14,7 +14,7 @@ from astrolab.dashboards.drawing import draw_soon
 from astrolab.dashboards.explorer_plots import Histogram, LatentMap, SkyMap
 from astrolab.dashboards.explorer_stack import StackSource, StackView
 from astrolab.dashboards.explorer_state import N_OBJECTS, SCALES, ExplorerState, Survey, column_words
-from astrolab.dashboards.looks import FIELD
+from astrolab.dashboards.looks import FIELD, RANK_OTHERS, nothing_html
 from astrolab.plots.rankings import ranking_table
 from astrolab.vetting.exchange import export_objects
 
@@ -105,8 +105,8 @@ def explorer_layout(state, source, vet_path=None):
     if not state.survey.n_objects:
         return pn.Column(
             pn.pane.HTML(
-                "<h3>There is nothing to explore</h3><p>The ranking holds no objects. Run <code>astrolab run "
-                "rank_anomalies -p spectra_path STORE</code> on a store with spectra.</p>"
+                nothing_html("There is nothing to explore", "The ranking holds no objects.", *RANK_OTHERS),
+                sizing_mode="stretch_width",
             )
         )
     figures = pn.FlexBox(

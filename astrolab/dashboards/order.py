@@ -94,3 +94,34 @@ def _most_alike(table, row, labels):
 
 def _arrow(places):
     return "=" if places == 0 else f"▲ {places}" if places > 0 else f"▼ {-places}"
+
+
+def end_of_queue(n_left, *, is_narrowed, may_write):
+    """Say that this is the end of a queue, and what to do next.
+
+    Parameters
+    ----------
+    n_left : int
+        Its places without a verdict.
+    is_narrowed : bool
+        It holds only what the person chose.
+    may_write : bool
+        The person may store verdicts.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> end_of_queue(2, is_narrowed=False, may_write=True)
+    'this is the end of your queue; places without a verdict: 2'
+    """
+    what = "what you chose" if is_narrowed else "your queue"
+    if not may_write:
+        return f"this is the end of {what}"
+    if n_left:
+        return f"this is the end of {what}; places without a verdict: {n_left:,}"
+    if is_narrowed:
+        return "what you chose is finished: clear the selection to go on"
+    return "your queue is finished: 'Progress and recall' says what to do next"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import param
 
-from astrolab.dashboards.order import merged_order, rank_by_labels
+from astrolab.dashboards.order import end_of_queue, merged_order, rank_by_labels
 from astrolab.lines import lines_between
 from astrolab.stores.catalog import CatalogError
 
@@ -95,13 +95,11 @@ class VettingState(param.Parameterized):
         super().__init__()
         self.spectra, self.session, self.run_id = spectra, session, run_id
         self.may_write = session.role != "viewer"
-        rows = {}
-        for row, (targetid, survey) in enumerate(zip(self.table["targetid"], self._surveys(), strict=True)):
-            rows[int(targetid), survey] = row
+        names = zip(self.table["targetid"], self._surveys(), strict=True)
+        rows = {(int(targetid), survey): row for row, (targetid, survey) in enumerate(names)}
         self.row_of = [rows[slot.targetid, slot.survey] for slot in session.queue]
-        self._places = {}
-        for slot in reversed(session.queue):  # the first place of each object is the last one set
-            self._places[str(slot.targetid)] = slot.position
+        # the first place of each object is the last one set
+        self._places = {str(slot.targetid): slot.position for slot in reversed(session.queue)}
         self._position_of, self._drafts, self._page = {}, {}, uuid4().hex
         self.started, self.n_stored, self.seconds = time.monotonic(), 0, []
         self.order = session.kept_order() or [slot.position for slot in session.queue]
@@ -112,6 +110,8 @@ class VettingState(param.Parameterized):
             self.position = first
         else:
             self._follow_position()
+        if len(self.verdicts) == len(self.order):
+            self._say(self._end())
 
     @property
     def table(self):
@@ -154,7 +154,7 @@ class VettingState(param.Parameterized):
             places.insert(sum(at in before for at in places), self.position)
         place = places.index(self.position) + by
         if place >= len(places):
-            self._say("this is the end of your queue" if self.chosen is None else "this is the end of what you chose")
+            self._say(self._end())
         self.position = places[int(np.clip(place, 0, len(places) - 1))]
 
     def choose(self, rows):
@@ -239,8 +239,7 @@ class VettingState(param.Parameterized):
         event : str, optional
             The browser's name of the key stroke: sent twice, it is stored once.
         """
-        before = self.verdict or {}
-        position, slot = self.position, self.session.queue[self.position]
+        before, position, slot = self.verdict or {}, self.position, self.session.queue[self.position]
         said = {"label": before.get("label", "") if label is None else label}
         said["quality"] = before.get("quality") if quality is None else quality
         # class and redshift are what the person saw and did not object to, also where they changed neither
@@ -258,8 +257,9 @@ class VettingState(param.Parameterized):
             self.n_stored += 1
             self.seconds.append(said["seconds_spent"])
             self._keep(position, vars(verdict))
-            self._say(f"stored ✓ {verdict.time:%H:%M:%S} UTC: {slot.targetid}, {word}")
-            if quality is not None:
+            end = f"; {self._end()}" if position == self.places[-1] or len(self.verdicts) == len(self.order) else ""
+            self._say(f"stored ✓ {verdict.time:%H:%M:%S} UTC: {slot.targetid}, {word}{end}")
+            if quality is not None and position != self.places[-1]:
                 self.step(1)
 
     def undo(self, event=None):
@@ -302,6 +302,10 @@ class VettingState(param.Parameterized):
         except (CatalogError, PermissionError, ValueError) as error:
             self._say(f"NOT done: {error}", is_error=True)
             return None
+
+    def _end(self):
+        n_left = sum(at not in self.verdicts for at in self.places)
+        return end_of_queue(n_left, is_narrowed=self.chosen is not None, may_write=self.may_write)
 
     def _say(self, message, is_error=False):
         self.param.update(message=message, is_error=is_error)

@@ -11,6 +11,7 @@ from astrolab.dashboards.drawing import made_late
 from astrolab.dashboards.facts import facts_view
 from astrolab.dashboards.keyboard import keyboard_view
 from astrolab.dashboards.latent_map import latent_view
+from astrolab.dashboards.looks import RANK_OTHERS, nothing_html
 from astrolab.dashboards.neighbours import neighbours_view
 from astrolab.dashboards.progress import campaign_view, learning_view, progress_view
 from astrolab.dashboards.spectrum_card import spectrum_view
@@ -143,9 +144,7 @@ def empty_view(run_id):
     """Return what to do where a ranking has no objects."""
     return pn.Column(
         pn.pane.HTML(
-            f"<h3>There is nothing to vet in {escape(run_id)}</h3><p>The ranking holds no objects. Run "
-            "<code>astrolab run rank_anomalies -p spectra_path STORE</code> on a store with spectra, then "
-            "<code>astrolab vet RUN_DIR</code>.</p>",
+            nothing_html(f"There is nothing to vet in {escape(run_id)}", "The ranking holds no objects.", *RANK_OTHERS),
             sizing_mode="stretch_width",
         )
     )
