@@ -5,7 +5,6 @@ machine's byte order, and as raw bytes, in the same run, one thread each; ingest
 cameras, sorts, compresses and writes. What a store needs beyond reading is timed alone too: its codec and the disk.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -15,18 +14,14 @@ from astropy.io import fits
 from numcodecs import Blosc
 
 import astrolab as al
-from benchmarks.timing import best_of_each, print_figures
+from benchmarks.timing import best_of_each, print_measured
 
 PARTS = tuple(f"{camera}_{part}" for camera in "BRZ" for part in ("FLUX", "IVAR", "MASK"))
 
 
 def main():
     """Print the rates and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n-objects", type=int, default=2000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    print_figures(f"{options.n_objects:,} simulated DESI spectra", measure(options.n_objects), options.json)
+    print_measured(measure, "{n_objects:,} simulated DESI spectra", n_objects=2000)
 
 
 def measure(n_objects):

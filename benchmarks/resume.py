@@ -4,7 +4,6 @@ Training with a checkpoint every few seconds beside training without, and scorin
 beside scoring without, in the same run.
 """
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -15,19 +14,13 @@ import psutil
 import astrolab as al
 from astrolab.anomaly.scores import raw_scores
 from benchmarks.survey import save_repeated
-from benchmarks.timing import best_of_each, print_figures
+from benchmarks.timing import best_of_each, print_measured
 from benchmarks.train import N_WAVELENGTH, resident_spectra
 
 
 def main():
     """Print the overheads."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n-objects", type=int, default=8192)
-    parser.add_argument("--n-epochs", type=int, default=8)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    figures = measure(options.n_objects, options.n_epochs)
-    print_figures(f"{options.n_objects:,} spectra", figures, options.json)
+    print_measured(measure, "{n_objects:,} spectra", n_objects=8192, n_epochs=8)
 
 
 def measure(n_objects, n_epochs=8):

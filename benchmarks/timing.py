@@ -1,6 +1,8 @@
 """Time things in turn, by the clock and by the processor time they take."""
 
+import argparse
 import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -83,6 +85,29 @@ class PeakMemory:
         while self._is_on:
             self.megabytes = max(self.megabytes, sum(process.memory_info().rss for process in self._processes) / 1e6)
             time.sleep(0.1)
+
+
+def print_measured(measure, title, arguments=None, **sizes):
+    """Measure with the sizes of the command line, and print the figures.
+
+    Parameters
+    ----------
+    measure : callable
+        Takes the sizes by name, returns name to number; its module's first line is the command's help.
+    title : str
+        What is measured; ``{n_objects:,}`` stands for a size.
+    arguments : list of str, optional
+        Instead of this process's.
+    **sizes : int
+        Options of the command line, and what they are by themselves.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules[measure.__module__].__doc__.splitlines()[0])
+    for name, size in sizes.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
+    parser.add_argument("--json", action="store_true")
+    given = vars(parser.parse_args(arguments))
+    is_json = given.pop("json")
+    print_figures(title.format(**given), measure(**given), is_json)
 
 
 def print_figures(title, figures, is_json=False):

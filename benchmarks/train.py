@@ -4,13 +4,11 @@ Both see the same spectra in the same batches for the same number of epochs. The
 step of Adam, and nothing else; `fit` also shuffles, clips gradients, validates, keeps the best weights and its curve.
 """
 
-import argparse
-
 import torch
 
 import astrolab as al
 from astrolab.training import split_spectra
-from benchmarks.timing import best_of_each, print_figures
+from benchmarks.timing import best_of_each, print_measured
 
 N_WAVELENGTH = 1500
 BATCH = 256
@@ -18,13 +16,7 @@ BATCH = 256
 
 def main():
     """Print the rates and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n-objects", type=int, default=8000)
-    parser.add_argument("--n-epochs", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    figures = measure(options.n_objects, options.n_epochs)
-    print_figures(f"{options.n_objects:,} spectra of {N_WAVELENGTH} pixels", figures, options.json)
+    print_measured(measure, f"{{n_objects:,}} spectra of {N_WAVELENGTH} pixels", n_objects=8000, n_epochs=3)
 
 
 def measure(n_objects, n_epochs=3):

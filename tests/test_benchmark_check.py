@@ -6,6 +6,7 @@ import re
 import pytest
 
 from benchmarks import check, ingest, rank, resume, train
+from benchmarks.timing import print_measured
 
 BASELINE = json.loads(check.BASELINE_PATH.read_text(encoding="utf-8"))
 
@@ -51,3 +52,18 @@ def test_what_is_measured_is_what_the_baseline_holds(monkeypatch):
     for module in (rank, resume, ingest, train):
         monkeypatch.setattr(module, "measure", lambda *_, **__: Anything())
     assert check.measure().keys() == BASELINE.keys()
+
+
+def test_sizes_of_the_command_line_are_measured_and_said(capsys):
+    def measure(n_objects, n_epochs):
+        return {"seen": n_objects * n_epochs}
+
+    sizes = {"n_objects": 2000, "n_epochs": 3}
+    print_measured(measure, "{n_objects:,} spectra", ["--n-epochs", "5", "--json"], **sizes)
+    assert json.loads(capsys.readouterr().out) == {"seen": 10_000}
+    print_measured(measure, "{n_objects:,} spectra", [], **sizes)
+    shown = capsys.readouterr().out
+    assert "2,000 spectra" in shown
+    assert "6,000" in shown
+    with pytest.raises(SystemExit):
+        print_measured(measure, "", ["--n-objects", "many"], **sizes)
