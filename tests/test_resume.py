@@ -217,13 +217,11 @@ def test_a_scheduler_that_goes_away(slow, tmp_path):
 
 def test_a_cluster_that_nobody_answers_for_ends_the_run_before_its_work(slow, tmp_path):
     nobody = {"cluster": "tcp://127.0.0.1:9", "n_workers": None, "place": str(slow)}
-    with pytest.raises(
-        RunError, match=r"ConnectionError: no Dask scheduler answers at tcp://127.0.0.1:9.*resume"
-    ) as caught:
+    with pytest.raises(ConnectionError, match=r"^no Dask scheduler answers at tcp://127.0.0.1:9") as caught:
         run_template("slow", run_dir=tmp_path / "run", progress=False, **nobody)
     assert "\n" not in str(caught.value)
     assert n_computed(slow) == 0
-    assert run_status(tmp_path / "run").state == "failed"
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_not_the_same_run_is_refused(tmp_path, monkeypatch):
