@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from astrolab.runs import ResumeError, RunError, find_template, resume_run, run_status, run_template, verify_run
+from astrolab.runs import ResumeError, find_template, resume_run, run_status, run_template, verify_run
 from astrolab.runs.driver import RunningError
 from astrolab.settings import settings
 from astrolab.stores.publish import write_whole
