@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
-from astrolab.stores.chunk_files import is_simple, read_chunk
+from astrolab.stores.chunk_files import is_simple, read_chunk, write_chunk
 from astrolab.stores.publish import StoreError, publishing
 
 CHUNK_SIZE = 1024  # objects; 32 MB of flux: one read and one task each, and still small beside a worker's memory
@@ -187,9 +187,11 @@ def finish_store(group, spectra, provenance=None):
     """
     for name, coordinate in spectra.coords.items():
         values = coordinate.values
-        add_array(group, name, coordinate.variable)[...] = (
-            values.astype(object) if values.dtype.kind in "UT" else values
-        )
+        array = add_array(group, name, coordinate.variable)
+        if is_simple(array) and array.chunks == values.shape:
+            write_chunk(array, group.store.root, 0, np.ascontiguousarray(values))
+        else:
+            array[...] = values.astype(object) if values.dtype.kind in "UT" else values
     software = {name: importlib.metadata.version(name) for name in ("astrolab-research", "zarr", "numpy")}
     attrs = _plain(spectra.attrs)
     made_from = attrs.pop("provenance", {}) if provenance is None else _plain(provenance)
@@ -269,6 +271,7 @@ class _StoredArray:
 
     def _whole_chunk(self, key):
         """Return the chunk that a key names, or None: where it names anything else, or zarr must say what is wrong."""
+        key = (slice(None),) * self.ndim if key is Ellipsis else key
         if not self._is_simple or not isinstance(key, tuple) or not all(isinstance(one, slice) for one in key):
             return None
         n_rows, n_chunk = self.shape[0], self._array.chunks[0]
