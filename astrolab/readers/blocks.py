@@ -109,7 +109,7 @@ class PixelBlocks:
             self._n_bytes -= self._size(number)
 
     def _size(self, number):
-        return 8 * self._blocks[number][0] * len(self._reader.WAVELENGTH)
+        return 9 * self._blocks[number][0] * len(self._reader.WAVELENGTH)  # flux, ivar and a byte of mask
 
 
 def result_or_error(read, *arguments):
