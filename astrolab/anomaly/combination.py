@@ -11,7 +11,7 @@ PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "
 SCORES = (*PEER_SCORES, "score_class")
 
 # what an artefact may explain is taken off: the evidence beyond what every third ordinary object has
-_ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.0
+_ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.25
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
 _ARTEFACT_SURE = 5.0
 # a dip explains whole if others share it at this many sigma

@@ -19,6 +19,7 @@ from astrolab.anomaly.faults import FAULT_COLUMNS, fault_evidence, model_directi
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
+from astrolab.models.pretrained import is_pretrained_grid, pretrained_vae
 from astrolab.schema import WAVELENGTH_REST
 from astrolab.stores.passes import map_chunks, whole_spectra
 
@@ -161,7 +162,8 @@ def score_block(flux, ivar, redshift, wavelength, described, weights):
     packed = tuple(
         (name, tuple(sorted(config.items())), own) for (name, config), own in zip(described, weights, strict=True)
     )
-    models, directions = [_cached_model(*one) for one in packed], _cached_directions(packed)
+    models = [_cached_model(*one) for one in packed]
+    directions = _cached_directions(packed, is_pretrained_grid(wavelength))
     # one thread a worker, and so the same sums in the same order everywhere
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -311,8 +313,10 @@ def _cached_model(name, config, weights):
 
 
 @lru_cache(maxsize=4)
-def _cached_directions(packed):
-    return model_directions([_cached_model(*one) for one in packed])
+def _cached_directions(packed, is_known_grid):
+    """Return what models can change; the shipped one beside them holds it together from seed to seed."""
+    models = [_cached_model(*one) for one in packed]
+    return model_directions([*models, pretrained_vae()] if is_known_grid else models)
 
 
 def _tensor(block):

@@ -1,5 +1,6 @@
 """The model that ships with AstroLab, as the start of a training."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,27 @@ def pretrained_vae():
     1500
     """
     return load_model(_SHIPPED)
+
+
+def is_pretrained_grid(wavelength_rest):
+    """Return whether spectra lie on the grid of the VAE that ships with AstroLab.
+
+    Parameters
+    ----------
+    wavelength_rest : array-like, shape (n_wavelength,)
+        Rest vacuum wavelength, Å.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_pretrained_grid(np.geomspace(1000, 7500, 1500)), is_pretrained_grid([1216, 1217])
+    (True, False)
+    """
+    grid = _pretrained_grid()
+    return len(grid) == len(wavelength_rest) and bool(np.allclose(grid, wavelength_rest, rtol=1e-6))
 
 
 def start_vaes(wavelength_rest, *, n_models=1, n_latent=8, warm_start="auto", seed=0):
@@ -76,7 +98,7 @@ def start_vaes(wavelength_rest, *, n_models=1, n_latent=8, warm_start="auto", se
     if warm_start != "never" and _fits(wavelength_rest, n_latent):
         return [pretrained_vae() for _ in range(n_models)], WARM_LEARNING_RATE, True
     if warm_start == "always":
-        grid = read_card(_SHIPPED)["wavelength_rest"]
+        grid = _pretrained_grid()
         raise ValueError(
             f"the shipped model has {len(grid)} pixels from {grid[0]:g} to {grid[-1]:g} Å and 8 latent dimensions, the "
             f"training {len(wavelength_rest)} from {wavelength_rest[0]:g} to {wavelength_rest[-1]:g} Å and {n_latent}; "
@@ -86,7 +108,10 @@ def start_vaes(wavelength_rest, *, n_models=1, n_latent=8, warm_start="auto", se
     return fresh, COLD_LEARNING_RATE, False
 
 
+@lru_cache(maxsize=1)
+def _pretrained_grid():
+    return np.asarray(read_card(_SHIPPED)["wavelength_rest"])
+
+
 def _fits(wavelength_rest, n_latent):
-    grid = np.asarray(read_card(_SHIPPED)["wavelength_rest"])
-    same_grid = len(grid) == len(wavelength_rest) and np.allclose(grid, wavelength_rest, rtol=1e-6)
-    return same_grid and n_latent == pretrained_vae().config["n_latent"]
+    return is_pretrained_grid(wavelength_rest) and n_latent == pretrained_vae().config["n_latent"]

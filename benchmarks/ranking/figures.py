@@ -59,7 +59,8 @@ def all_figures(lists, families, *, label="real", n_draw=200, seed=0):
     """
     draws = _Draws(lists, n_draw, seed)
     real = {one.name[1]: one for one in lists if one.name[0] == "real"}
-    rows = _real_rows(real[0], draws) + _bias_rows(real[0], draws) + _stability_rows(real)
+    seeds = [real[seed] for seed in sorted(real)]
+    rows = _real_rows(seeds, draws) + _bias_rows(seeds, draws) + _stability_rows(real)
     rows += _uniformity_rows(next((one for one in lists if one.name[2:3] == (CONTROL,)), real[0]))
     for row in rows:
         row["table"] = label
@@ -107,28 +108,28 @@ def _differences(metric, subject, values, **more):
     ]
 
 
-def _real_rows(one, draws):
+def _real_rows(seeds, draws):
+    """Measure each class among the ordinary alone; the mean over the seeds of each ranker."""
+    one = seeds[0]
     rows, by_class = [], {}
     weight = draws.of(one.group)
     for ranker in one.score:
-        ranked = np.lexsort((one.targetid, place(one, ranker)))
-        truth, group, own = one.truth[ranked], one.group[ranked], weight[:, ranked]
-        kinds = np.array([kind_of(name) for name in truth])
-        for name in sorted(set(truth) - {""}):
-            among = (truth == "") | (truth == name)  # the other classes are taken out of the list
-            is_rare = truth[among] == name
-            n = len(np.unique(group[truth == name]))
-            more = {"n": n, "prevalence": float(is_rare.mean()), "kind": kind_of(name)}
+        orders = [np.lexsort((one.targetid, place(of_seed, ranker))) for of_seed in seeds]
+        for name in sorted(set(one.truth) - {""}):
+            is_among = (one.truth == "") | (one.truth == name)  # the other classes are taken out of the list
+            among = [order[is_among[order]] for order in orders]
+            n = len(np.unique(one.group[one.truth == name]))
+            more = {"n": n, "prevalence": float((one.truth[is_among] == name).mean()), "kind": kind_of(name)}
             if n < MIN_OBJECTS:
                 rows.append({"metric": "recall@P", "subject": name, "ranker": ranker, "value": None, "low": None,
                              "high": None, "note": "too small to say", **more})  # fmt: skip
                 continue
             for metric, function in _METRICS.items():
-                values = function(is_rare, own[:, among])
+                values = _mean([function(one.truth[ranked] == name, weight[:, ranked]) for ranked in among])
                 rows.append(_row(metric, name, ranker, values, **more))
                 if kind_of(name) == RARE and metric in ("recall@P", "RWS", "average precision"):
                     by_class.setdefault(metric, {}).setdefault(ranker, []).append(values)
-        rows += _budget_rows(truth, kinds, own, ranker)
+        rows += _budget_rows(one.truth, orders, weight, ranker)
     for metric, values in by_class.items():
         macro = {ranker: _mean(of_class) for ranker, of_class in values.items()}
         rows += [_row(metric, "macro over rare classes", ranker, value) for ranker, value in macro.items()]
@@ -136,37 +137,44 @@ def _real_rows(one, draws):
     return rows
 
 
-def _budget_rows(truth, kinds, weight, ranker):
+def _budget_rows(truth, orders, weight, ranker):
     """Measure fixed budgets on the whole list: everything rare against everything else."""
-    rows, is_rare, is_artefact = [], kinds == RARE, kinds == ARTEFACT
+    kinds = np.array([kind_of(name) for name in truth])
+    is_rare, is_artefact = kinds == RARE, kinds == ARTEFACT
     budgets = {str(n): n for n in BUDGETS if n < len(truth)}
     budgets |= {f"{share:.1%}": round(share * len(truth)) for share in (0.005, 0.01) if share * len(truth) >= 1}
-    more = {"n": int(is_rare.sum()), "prevalence": float(is_rare.mean())}
+    among_rare, among_artefacts = ({"n": int(is_rare.sum()), "prevalence": float(is_rare.mean())},
+                                   {"prevalence": float(is_artefact.mean())})  # fmt: skip
+    rows = []
+
+    def add(metric, subject, function, which, budget, **more):
+        values = _mean([function(which[order], weight[:, order], budget) for order in orders])
+        rows.append(_row(metric, subject, ranker, values, **more))
+
     for text, n in budgets.items():
-        rows.append(_row(f"recall@{text}", "all rare", ranker, metrics.recall_at(is_rare, weight, n), **more))
-        rows.append(_row(f"precision@{text}", "all rare", ranker, metrics.precision_at(is_rare, weight, n), **more))
-        rows.append(_row(f"enrichment@{text}", "all rare", ranker, metrics.enrichment_at(is_rare, weight, n), **more))
-        share = metrics.precision_at(is_artefact, weight, n)
-        rows.append(
-            _row(f"artefact fraction@{text}", "sky fibres", ranker, share, prevalence=float(is_artefact.mean()))
-        )
-        covered = metrics.class_coverage_at(np.where(is_rare, truth, ""), n)
-        rows.append(_row(f"class coverage@{text}", "all rare", ranker, np.array([covered]), **more))
+        add(f"recall@{text}", "all rare", metrics.recall_at, is_rare, n, **among_rare)
+        add(f"precision@{text}", "all rare", metrics.precision_at, is_rare, n, **among_rare)
+        add(f"enrichment@{text}", "all rare", metrics.enrichment_at, is_rare, n, **among_rare)
+        add(f"artefact fraction@{text}", "sky fibres", metrics.precision_at, is_artefact, n, **among_artefacts)
+        covered = np.mean([metrics.class_coverage_at(np.where(is_rare, truth, "")[order], n) for order in orders])
+        rows.append(_row(f"class coverage@{text}", "all rare", ranker, np.array([covered]), **among_rare))
     return rows
 
 
-def _bias_rows(one, draws):
-    """|Spearman| of the score with S/N and redshift on ordinary objects, mean over the folds."""
-    rows = []
-    weight = draws.of(one.group)
-    for ranker, score in one.score.items():
+def _bias_rows(seeds, draws):
+    """|Spearman| of the score with S/N and redshift on ordinary objects, mean over folds and seeds."""
+    rows, first = [], seeds[0]
+    weight = draws.of(first.group)
+    for ranker in first.score:
         for what in ("snr", "redshift"):
-            of_fold = []
-            for fold in np.unique(one.fold):
-                among = (one.truth == "") & (one.fold == fold) & np.isfinite(score)
-                of_fold.append(_spearman(score[among], getattr(one, what)[among], weight[:, among]))
-            rho = np.mean(of_fold, axis=0)
-            n = int((one.truth == "").sum())
+            found = []
+            for one in seeds:
+                score = one.score[ranker]
+                for fold in np.unique(one.fold):
+                    among = (one.truth == "") & (one.fold == fold) & np.isfinite(score)
+                    found.append(_spearman(score[among], getattr(one, what)[among], weight[:, among]))
+            rho = np.mean(found, axis=0)
+            n = int((first.truth == "").sum())
             rows.append(_row("Spearman", what, ranker, rho, n=n) | {"absolute": float(abs(rho[0]))})
     return rows
 

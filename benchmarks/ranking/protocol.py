@@ -24,7 +24,8 @@ class RankedList:
     Attributes
     ----------
     name : tuple
-        ``("real", seed)``, ``("injected", family, dose, replicate)`` or ``("mixed", replicate)``.
+        ``("real", seed)``, ``("injected", family, dose, replicate)`` or ``("mixed", replicate)``, as
+        many replicates for each seed.
     truth : numpy.ndarray, shape (n_object,), str
         Class or family of each, '' for an ordinary one.
     group, targetid, redshift, snr, fold : numpy.ndarray, shape (n_object,)
@@ -60,7 +61,7 @@ def score_everything(sample, rankers, families, *, n_replicate=2, n_seed=5, n_pr
     n_replicate : int, optional
         Lists of each family and dose.
     n_seed : int, optional
-        Trainings of each ranker; only the first scores the injections.
+        Trainings of each ranker; each scores the real spectra and mixed lists of its own, the first the injections.
     n_processes : int, optional
         With 2, each fold has a process of its own; the figures are the same.
     progress : bool, optional
@@ -83,7 +84,7 @@ def _score_fold(sample, fold, rankers, families, n_replicate, n_seed, progress):
     torch.set_num_threads(1)
     training = contaminated_training(sample, fold, families)
     tested, truth = sample.rows((sample.truth["fold"] == fold).to_numpy())
-    n_lists = n_seed + n_replicate * (1 + sum(len(family.doses) + 1 for family in families))
+    n_lists = n_seed * (1 + n_replicate) + n_replicate * sum(len(family.doses) + 1 for family in families)
     lists, clean = [], None
     with tqdm(total=n_lists, desc=f"fold {fold}", position=fold, disable=not progress, mininterval=5) as bar:
         for seed in reversed(range(n_seed)):
@@ -92,7 +93,10 @@ def _score_fold(sample, fold, rankers, families, n_replicate, n_seed, progress):
                 ranker.fit(training)
             made = (tested, truth["truth"].to_numpy(), truth["group"].to_numpy())
             lists.append(_score_list(("real", seed), *made, fold, fitted))
-            bar.update()
+            lists += [
+                _score_list(*one, fold, fitted) for one in _mixed_lists(sample, fold, families, n_replicate, seed)
+            ]
+            bar.update(1 + n_replicate)
         for name, spectra, named, group in _injected_lists(sample, fold, families, n_replicate):
             if name[2:3] == (CONTROL,):  # the same spectra in every such list
                 clean = clean or _score_list(name, spectra, named, group, fold, fitted)
@@ -175,12 +179,15 @@ def middle_dose(family):
     return family.doses[len(family.doses) // 2]
 
 
-def _injected_lists(sample, fold, families, n_replicate):
-    """Yield name, spectra, truth and group of every list of one fold."""
+def _ordinary(sample, fold):
+    """Return the ordinary spectra of a fold, their groups, and what is injected into them."""
     ordinary, truth = sample.rows(((sample.truth["fold"] == fold) & (sample.truth["truth"] == "")).to_numpy())
-    group = truth["group"].to_numpy()
-    rng = np.random.default_rng([fold, 2])
-    hosts = _hosts(ordinary, rng)
+    return ordinary, truth["group"].to_numpy(), _hosts(ordinary, np.random.default_rng([fold, 2]))
+
+
+def _injected_lists(sample, fold, families, n_replicate):
+    """Yield name, spectra, truth and group of every list of one fold with injections of one family."""
+    ordinary, group, hosts = _ordinary(sample, fold)
     for number, family in enumerate(families):
         for replicate in range(n_replicate):
             rng = np.random.default_rng([fold, number, replicate, 3])
@@ -192,7 +199,12 @@ def _injected_lists(sample, fold, families, n_replicate):
                 own = np.random.default_rng([fold, number, replicate, 4])
                 spectra = inject(ordinary, hosts, rows, family, dose, own) if dose else ordinary
                 yield ("injected", family.name, dose, replicate), spectra, named, group
-    for replicate in range(n_replicate):
+
+
+def _mixed_lists(sample, fold, families, n_replicate, seed):
+    """Yield name, spectra, truth and group of the lists with injections of every family, of one seed's own draws."""
+    ordinary, group, hosts = _ordinary(sample, fold)
+    for replicate in range(seed * n_replicate, (seed + 1) * n_replicate):
         yield ("mixed", replicate), *_mixed(ordinary, hosts, group, families, np.random.default_rng([fold, replicate]))
 
 

@@ -186,7 +186,7 @@ class AstroLab:
     Training rows stand in the list that is scored, as in use, and so are peers; they are taken out afterwards.
     """
 
-    def __init__(self, seed=0, grid=_GRID, n_models=3, n_epochs=60, warm_start="auto"):
+    def __init__(self, seed=0, grid=_GRID, n_models=5, n_epochs=60, warm_start="auto"):
         self.seed, self.grid = seed, rest_grid(*grid)
         self.n_models, self.n_epochs, self.warm_start = n_models, n_epochs, warm_start
 
