@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from astrolab.anomaly.artefacts import SHARED_SCORES
 from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.faults import IS_FAULT
 
@@ -14,8 +13,8 @@ SCORES = (*PEER_SCORES, "score_class")
 _ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.25
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
 _ARTEFACT_SURE = 5.0
-# a dip explains whole if others share it at this many sigma
-_IS_SHARED = 2.0
+# what noise alone leaves as the strongest of all features, sigma
+_NOISE_LEFT = 1.5
 
 
 def strangeness(single):
@@ -51,11 +50,10 @@ def science_score(table, single, shared):
     Returns
     -------
     numpy.ndarray, shape (object,)
-        A fault takes its share of what is above the peers, and all that another class explains no better than the
-        fault does; other evidence of artefacts is subtracted.
+        A fault, or a dip where nothing absorbs, takes its share of what is above the peers, and a fault all that
+        another class explains no better than it does; other evidence of artefacts is subtracted.
     """
-    of_dip = np.clip(shared[:, SHARED_SCORES.index("artefact_shared_dip")] / _IS_SHARED, 0, 1)
-    share = np.maximum(_explained_share(table, "fault"), _explained_share(table, "dip") * of_dip)
+    share = np.maximum(_explained_share(table, "fault"), _explained_share(table, "dip"))
     gain = np.where(table["fault_power"] > table["fault_left"], class_score(table["fault_gain"], 0), 0)
     left = single.copy()
     by_peers, of_class = left[:, : len(PEER_SCORES)], left[:, SCORES.index("score_class")]
@@ -92,5 +90,6 @@ def length(scores):
 def _explained_share(table, kind):
     """Return the share of a score that goes with a fault, in what its removal leaves of the strongest feature."""
     power, left = (table[f"{kind}_{what}"].to_numpy("float64") for what in ("power", "left"))
+    left = np.maximum(left - _NOISE_LEFT, 0)
     share = np.sqrt(np.clip(1 - (left / np.maximum(power, 1e-3)) ** 2, 0, 1))
     return share * np.clip(power - IS_FAULT, 0, 1)  # whole a sigma later: no object jumps
