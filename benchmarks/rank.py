@@ -32,7 +32,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-objects", type=int, nargs="+", default=[8192], help="sizes, such as 10000 30000 100000")
     parser.add_argument("--n-workers", type=int, default=2)
-    parser.add_argument("--n-models", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--n-models", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     figures = {n: measure(n, options.n_workers, options.n_models) for n in options.n_objects}

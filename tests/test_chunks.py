@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
+from dask import delayed
 
 from astrolab.compute import start_cluster
 from astrolab.stores.chunks import ChunkError, chunk_key, load_chunk, save_chunk
@@ -162,6 +163,17 @@ def test_an_error_of_the_function_is_raised(cluster, slow, tmp_path):
     array = da.from_array(slow.rows(2), chunks=(8, -1))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         map_chunks(slow.slow_rows, array, seconds=0, log_path="/nowhere/log", n_columns=2, chunks_dir=tmp_path)
+
+
+def first_byte(rows, payload):
+    return rows[:, :1] + payload[0]
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_models_of_many_megabytes_travel_without_a_warning(cluster, tmp_path, is_kept):
+    array, payload = da.zeros((16, 1), chunks=(8, -1)), delayed(np.ones(12 << 20, "u1"))
+    got = map_chunks(first_byte, array, payload=payload, n_columns=1, chunks_dir=tmp_path if is_kept else None)
+    np.testing.assert_array_equal(got, np.ones((16, 1)))
 
 
 # disk full, read-only

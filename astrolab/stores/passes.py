@@ -20,6 +20,8 @@ from astrolab.stores.isolate import compute_isolated
 
 PATIENCE_SECONDS = 60  # without a worker; a killed one is back in a few
 _CHECK_SECONDS = 2
+# models travel in the graph, once: of what is larger than 10 MB, Dask would warn people who can do nothing about it
+_LARGE_GRAPH = {"distributed.admin.large-graph-warning-threshold": "200MB"}
 _RESUMABLE = "finished chunks are kept: start a cluster, and run the same again."
 
 
@@ -78,7 +80,8 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
     shape = {"chunks": (arrays[0].chunks[0], (n_columns,)), "dtype": dtype, "meta": np.empty((0, 0), dtype)}
     plain = da.map_blocks(function, *arrays, **options, **shape)
     if chunks_dir is None:
-        return plain.compute()
+        with dask.config.set(_LARGE_GRAPH):
+            return plain.compute()
     folder = Path(chunks_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     n_chunks = plain.numblocks[0]
@@ -131,7 +134,8 @@ def _as_they_come(tasks, numbers):
     except ValueError:  # no cluster: this process's threads
         yield from zip(numbers, dask.compute(*tasks), strict=True)
         return
-    futures = dict(zip(client.compute(tasks), numbers, strict=True))
+    with dask.config.set(_LARGE_GRAPH):
+        futures = dict(zip(client.compute(tasks), numbers, strict=True))
     done = queue.SimpleQueue()
     for future in futures:
         future.add_done_callback(done.put)
