@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 import astrolab as al
+from astrolab.anomaly.faults import FAULT_COLUMNS
+from astrolab.anomaly.rescoring import Rescorer
 from astrolab.anomaly.scale import place_on_scale
 from astrolab.anomaly.scores import raw_scores
 from astrolab.lines import SPEED_OF_LIGHT
@@ -35,8 +37,8 @@ def regions(vae, scale, troughs):
 
 
 def slow_score_without(vae, scale, one, is_removed):
-    """Return the score of one object without some pixels by the survey's own functions, among its own peers."""
-    peers = raw_scores(vae, one)[["n_good", "snr_rest"]]
+    """Return the score of one object without some pixels by the survey's own functions; its peers and fault are kept."""
+    peers = raw_scores(vae, one)[["n_good", "snr_rest", *FAULT_COLUMNS]]
     without = one.assign(ivar=one.ivar.where(~is_removed, 0).astype("f4"))
     table = raw_scores(vae, without).assign(**peers, redshift=one.redshift.values)
     return place_on_scale(scale, table)["anomaly_score"].item()
@@ -62,6 +64,17 @@ def test_a_region_says_what_the_score_would_be_without_it(vae, scale, regions, t
         is_removed = (wavelength > row.wavelength_min) & (wavelength < row.wavelength_max)
         assert row.score_without == pytest.approx(slow_score_without(vae, scale, one, is_removed), abs=1e-3)
         assert row.rank_without == scale.rank_of(row.score_without)
+
+
+def test_a_fault_explains_as_much_without_some_pixels_as_with_them(vae, scale, troughs):
+    one = troughs[0].isel(object=[0])
+    rescorer = Rescorer(vae, scale, one.wavelength_rest.values)
+    pixels = one.flux.values, one.ivar.values
+    raw = rescorer.raw(*pixels, one.redshift.values)
+    nothing = np.zeros(pixels[0].shape, bool)
+    assert rescorer.score_without(*pixels, raw, nothing) == pytest.approx(rescorer.place(raw)["anomaly_score"])
+    explained = raw.assign(fault_power=10.0, fault_left=0.0)
+    assert rescorer.score_without(*pixels, explained, nothing) < rescorer.score_without(*pixels, raw, nothing) - 1
 
 
 def test_the_text_is_an_astronomers(regions):
