@@ -37,7 +37,7 @@ def regions(vae, scale, troughs):
 
 
 def slow_score_without(vae, scale, one, is_removed):
-    """Return the score of one object without some pixels by the survey's own functions; its peers and fault are kept."""
+    """Return the score of one object without some pixels by the survey's own functions; peers and fault are its own."""
     peers = raw_scores(vae, one)[["n_good", "snr_rest", *FAULT_COLUMNS]]
     without = one.assign(ivar=one.ivar.where(~is_removed, 0).astype("f4"))
     table = raw_scores(vae, without).assign(**peers, redshift=one.redshift.values)
