@@ -47,10 +47,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         al.save_spectra(al.simulate_survey(options.n_objects, seed=0), root / "spectra.zarr", chunk_size=20)
-        seconds = _run(root, root / "undisturbed")
+        times = _run(root, root / "undisturbed")
         truth = _products(root / "undisturbed")
         survived = {
-            victim: sum(_survives(root, victim, seed, seconds, truth) for seed in range(options.n_instants))
+            victim: sum(_survives(root, victim, seed, times, truth) for seed in range(options.n_instants))
             for victim in options.victims
         }
         found = _damages_found(root / "undisturbed", options.n_damages)
@@ -72,12 +72,27 @@ def _command(root, run_dir, cluster):
 
 
 def _run(root, run_dir):
-    start = time.monotonic()
-    subprocess.run(_command(root, run_dir, "cpu"), check=True, **QUIET)
-    return time.monotonic() - start
+    """Run undisturbed; return after how many seconds each chunk was there, and last how long all took."""
+    start, times = time.monotonic(), []
+    process = subprocess.Popen(_command(root, run_dir, "cpu"), **QUIET)
+    while process.poll() is None:
+        now = time.monotonic() - start
+        times += [now] * (len(_chunks(run_dir)) - len(times))
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError("the undisturbed run failed.")
+    return [*times, time.monotonic() - start]
 
 
-def _survives(root, victim, seed, seconds, truth):
+def _wait(process, run_dir, instant, times):
+    """Wait for an instant of the undisturbed run: for as many chunks, on a machine that is slower now, and then on."""
+    n_chunks = sum(one <= instant for one in times)
+    while len(_chunks(run_dir)) < n_chunks and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(instant - (times[n_chunks - 1] if n_chunks else 0))
+
+
+def _survives(root, victim, seed, times, truth):
     run_dir = root / f"{victim} {seed}"
     draw = random.Random(f"{victim} {seed}")
     cluster, others = _start_cluster() if victim == "scheduler" else ("cpu", [])
@@ -85,8 +100,11 @@ def _survives(root, victim, seed, seconds, truth):
     # the folder is there once the run can be resumed
     while not (run_dir / "run.json").exists() and process.poll() is None:
         time.sleep(0.05)
-    time.sleep(draw.uniform(0, 0.9 * seconds))
-    is_killed = _kill(victim, process, others, draw)
+    _wait(process, run_dir, draw.uniform(0, 0.9 * times[-1]), times)
+    is_killed = False
+    while not is_killed and process.poll() is None:  # until there is one
+        is_killed = _kill(victim, process, others, draw)
+        time.sleep(0.05)
     is_done = process.wait() == 0
     for other in others:
         other.kill()

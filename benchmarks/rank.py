@@ -96,9 +96,10 @@ def _measure_on(client, spectra, n_models):
             f"store to scores, {n} models": lambda n=n: raw_scores(models[:n], rest),
         }
     processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
-    with PeakMemory([psutil.Process(), *processes]) as memory:
-        spent = best_of_each(tasks, processes)
+    spent = best_of_each(tasks, processes)
     figures = {f"{name}, spectra/s": n_objects / one.wall for name, one in spent.items()}
+    with PeakMemory([psutil.Process(), *processes]) as memory:
+        raw_scores(models, rest)
     for n in n_models:
         read, whole = spent["reading alone"], spent[f"store to scores, {n} models"]
         for what in ("networks", "matrix products"):
@@ -120,35 +121,36 @@ def _read(spectra):
 
 
 def _network(client, models, n_objects, function):
+    """Give each worker its share of the spectra, and the networks once."""
     packed = [model_to_bytes(model) for model in models]
-    blocks = [
-        client.submit(function, packed, min(CHUNK, n_objects - i), i, pure=False) for i in range(0, n_objects, CHUNK)
+    workers = list(client.scheduler_info()["workers"])
+    shares = np.diff(np.linspace(0, n_objects, len(workers) + 1).astype(int))
+    parts = [
+        client.submit(_put_through, function, packed, int(n_rows), workers=[worker], pure=False)
+        for worker, n_rows in zip(workers, shares, strict=True)
     ]
-    client.gather(blocks)
+    client.gather(parts)
 
 
-def _evaluate(packed, n_rows, seed):
-    """Put flat spectra through the networks and nothing else."""
+def _put_through(function, packed, n_rows):
+    """Put flat spectra, a chunk at a time, through networks and nothing else."""
     import torch
 
     torch.set_num_threads(1)
-    flat = torch.full((n_rows, N_WAVELENGTH), 1.0 + seed % 7)
+    models = [model_from_bytes(*one).eval() for one in packed]
+    flat = torch.ones(CHUNK, 2 * N_WAVELENGTH)
     with torch.inference_mode():
-        return sum(float(model_from_bytes(*one).eval()(flat, flat).flux_model[0, 0]) for one in packed)
+        return sum(function(model, flat[: n_rows - start]) for start in range(0, n_rows, CHUNK) for model in models)
 
 
-def _multiply(packed, n_rows, seed):
-    """Put flat spectra through the layers of the networks: matrix products, and what is between them."""
-    import torch
+def _evaluate(model, flat):
+    flux = flat[:, :N_WAVELENGTH].contiguous()
+    return float(model(flux, flux).flux_model[0, 0])
 
-    torch.set_num_threads(1)
-    flat = torch.full((n_rows, 2 * N_WAVELENGTH), 1.0 + seed % 7)
-    total = 0.0
-    with torch.inference_mode():
-        for one in packed:
-            model = model_from_bytes(*one).eval()
-            total += float(model.decoder(model.encoder(flat)[:, : model.n_latent])[0, 0])
-    return total
+
+def _multiply(model, flat):
+    """Put spectra through the layers alone: matrix products, and what is between them."""
+    return float(model.decoder(model.encoder(flat)[:, : model.n_latent])[0, 0])
 
 
 def _write_it_yourself(spectra, n_processes):
