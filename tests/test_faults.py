@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from astrolab.anomaly.artefacts import rest_masks
 from astrolab.anomaly.faults import FAULT_COLUMNS, fault_evidence, model_directions
 from astrolab.models.vae import VAE
 
@@ -134,3 +135,66 @@ def test_without_directions_a_fault_is_still_found():
     found = evidence(1 - 0.6 * between(6000, 6800), directions=np.empty((0, 1500)))
     assert found["fault_first"] == pytest.approx(6000, rel=0.01)
     assert found["fault_power"] > found["fault_left"]
+
+
+def test_every_window_is_looked_at_as_a_least_squares_fit_would():
+    """The slow truth of the search for dips: each window projected off the basis that a QR decomposition gives."""
+    rng = np.random.default_rng(7)
+    for factor in (1.0, 1 - 0.3 * gaussian(3200, 25), 1 - 0.5 * gaussian(4400, 60)):
+        flux = (MODEL * factor + rng.normal(0, 0.15, len(WAVELENGTH)))[None].astype("f4")
+        weight = (44.4 * (IS_MEASURED & (rng.random(len(WAVELENGTH)) > 0.05))).astype("f4")[None]
+        found = fault_evidence(flux, weight, MODEL[None].astype("f4"), DIRECTIONS, WAVELENGTH, np.array([REDSHIFT]))
+        found = dict(zip(FAULT_COLUMNS, found[0].astype(float), strict=True))
+        power, middle, fit = slow_dips(flux[0], weight[0])
+        assert found["dip_power"] == pytest.approx(power, rel=1e-4)
+        assert found["dip_at"] == pytest.approx(middle * (1 + REDSHIFT), rel=1e-6)
+        left = slow_dips(flux[0], weight[0], fit)[0] if power > 3 else power
+        assert found["dip_left"] == pytest.approx(left, rel=1e-4)
+
+
+def slow_dips(flux, weight, fault=None):
+    """Return significance, middle (rest Å) and cells of the strongest dip; with one given, what is left of anything."""
+    weights = weight.astype(float).reshape(-1, 2)
+    total = weights.sum(axis=1)
+    mean = [(weights * of.reshape(-1, 2)).sum(axis=1) / np.maximum(total, 1e-30) for of in (flux, MODEL)]
+    wavelength = WAVELENGTH.reshape(-1, 2).mean(axis=1)
+    is_measured = total > 0
+    low, high = np.flatnonzero(is_measured)[[0, -1]] + [0, 1]
+    model = np.where(is_measured, mean[1], 0.1)
+    vectors = [*DIRECTIONS.reshape(len(DIRECTIONS), -1, 2).mean(axis=2)]
+    vectors += [model * np.linspace(-1, 1, len(total)) ** power for power in range(3)]
+    if fault is not None:
+        vectors.append(np.where((np.arange(len(total)) >= fault[0]) & (np.arange(len(total)) < fault[1]), model, 0))
+    root = np.sqrt(total[low:high])
+    basis = np.linalg.qr((np.array(vectors)[:, low:high] * root).T)[0]
+    residual = root * mean[0][low:high]
+    residual -= basis @ (basis.T @ residual)
+    gas = np.concatenate([[0], np.cumsum(rest_masks(wavelength)[1])])
+    dust = (wavelength > 1950) & (wavelength < 2420)
+    both = np.concatenate([[0], np.cumsum(rest_masks(wavelength)[1] | dust)])
+    strongest, n = (0.0, 0.0, (0, 1)), high - low
+    anything = [0.0]
+    pixel = 299_792.458 * np.log(WAVELENGTH[1] / WAVELENGTH[0])
+    for q, kms in enumerate((2_500, 4_500, 9_000, 18_000, 28_000, 38_000, 52_000)):
+        width = max(round(kms / (2 * pixel)), 2)
+        share = (0.1, 0.1, 0.1, 0.2, 0.6, 0.75, 0.75)[q]
+        beyond = int(0.4 * width)
+        for start in range(-beyond, n - width + beyond + 1, max(width // 8, 1)):
+            first, last = max(start, 0), min(start + width, n)
+            if is_measured[low:high][first:last].sum() < 0.6 * width:
+                continue
+            box = np.zeros(n)
+            box[first:last] = (root * model[low:high])[first:last]
+            own = box - basis @ (basis.T @ box)
+            information = own @ own
+            if information <= 0.05 * (box @ box):
+                continue
+            sigma = -(own @ residual) / np.sqrt(information * (1 + 0.07**2 * information))
+            anything.append(abs(sigma))
+            ends = [min(max(at + low, 0), len(total)) for at in (start, start + width)]
+            absorbed = gas if q < 3 else both
+            is_open = absorbed[ends[1]] - absorbed[ends[0]] <= share * width
+            if q < 3 and is_open and sigma > strongest[0]:
+                middle = np.sqrt(wavelength[low:high][first] * wavelength[low:high][last - 1])
+                strongest = sigma, middle, (first + low, last + low)
+    return strongest if fault is None else (max(anything), *strongest[1:])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from astrolab.anomaly.classes import class_score
-from astrolab.anomaly.faults import IS_FAULT
+from astrolab.anomaly.fault_search import IS_FAULT
 
 # those that peers calibrate, then the one that is absolute
 PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
