@@ -1,12 +1,15 @@
 """Chunks that are written without zarr, against those that zarr writes."""
 
+import os
+import resource
+
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
 from astrolab.stores.append import ChunkWriter
-from astrolab.stores.chunk_files import is_simple, read_chunk, write_chunk
+from astrolab.stores.chunk_files import empty_pages, is_simple, read_chunk, write_chunk
 from astrolab.stores.spectra import add_array, create_store
 
 CHUNK = 5
@@ -55,13 +58,33 @@ def test_arrays_that_others_made_are_left_to_zarr(group):
     assert not is_simple(add_array(group, "text", xr.Variable("object", ["a", "b"])))
 
 
-def test_a_chunk_that_cannot_be_written_leaves_what_was_there(group, monkeypatch):
-    array = add(group, "flux", CHUNK)
-    write_chunk(array, group.store.root, 0, np.ones((CHUNK, 301), np.float32))
-    with monkeypatch.context() as patch:
-        patch.setattr("google_crc32c.value", lambda content: 1 << 32)  # too large for its four bytes
-        with pytest.raises(OverflowError):
-            write_chunk(array, group.store.root, 0, np.zeros((CHUNK, 301), np.float32))
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_whole_pages_go_to_the_disk_as_they_are(group, monkeypatch, is_cached):
+    if is_cached:  # as on a system that has no other way
+        monkeypatch.delattr(os, "O_DIRECT", raising=False)
+    values = empty_pages((8, 1024), np.float32)
+    values[:] = np.random.default_rng(0).normal(size=values.shape)
+    array = add_array(group, "flux", xr.Variable(("object", "wavelength"), np.zeros((16, 1024), np.float32)), 8)
+    write_chunk(array, group.store.root, 1, values)
+    np.testing.assert_array_equal(array[8:], values)
+    np.testing.assert_array_equal(read_chunk(array, group.store.root, 1), values)
+
+
+@pytest.mark.parametrize("n_wavelength", [301, 1024])  # the second: whole pages
+def test_a_chunk_that_cannot_be_written_leaves_what_was_there(group, n_wavelength):
+    shape = (CHUNK - 1, n_wavelength)
+    array = add_array(group, "flux", xr.Variable(("object", "wavelength"), np.zeros(shape, np.float32)), CHUNK - 1)
+    ones = empty_pages(shape, np.float32)
+    twos = empty_pages(shape, np.float32)
+    ones[:], twos[:] = 1, 2
+    write_chunk(array, group.store.root, 0, ones)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ones.nbytes - 100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_chunk(array, group.store.root, 0, twos)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (group["flux"][...] == 1).all()
 
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from astrolab.stores.chunk_files import write_chunk
+from astrolab.stores.chunk_files import empty_pages, write_chunk
 
 
 class ChunkWriter:
@@ -24,9 +24,9 @@ class ChunkWriter:
         self._arrays = arrays
         self._chunk = arrays[0].chunks[0]
         self._n_written, self._n_pending = n_written, 0
-        # the rows that do not fill a chunk, and those of a chunk after them; memory that is not used is not taken
-        shape = (len(arrays), 2 * self._chunk - 1, *arrays[0].shape[1:])
-        self._buffers = [np.empty(shape, arrays[0].dtype) for _ in range(2)]
+        # the rows that do not fill a chunk, and those of a chunk after them
+        shape = (len(arrays), 2 * self._chunk, *arrays[0].shape[1:])
+        self._buffers = [empty_pages(shape, arrays[0].dtype) for _ in range(2)]
 
     def room(self, n_rows):
         """Return where the next rows are to be put.

@@ -1,5 +1,12 @@
-"""One chunk of a local Zarr array as a file, written and read as zarr does: by itself zarr copies it two times more."""
+"""One chunk of a local Zarr array as a file, written and read as zarr does: by itself zarr copies it two times more.
 
+A chunk that begins at a page of memory goes to the disk straight from there. Through the kernel's cache, a survey that
+is larger than memory would be copied once more, into pages that must first be found, and push out everything else.
+"""
+
+import errno
+import mmap
+import os
 from pathlib import Path
 
 import google_crc32c
@@ -33,13 +40,34 @@ def write_chunk(array, root, number, values):
     packed = values
     for blosc in _packing(array):
         packed = blosc.encode(packed)
+    checksum = google_crc32c.value(packed).to_bytes(_CHECKSUM_BYTES, "little")
     path = _path(array, root, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(packed)
-        file.write(google_crc32c.value(packed).to_bytes(_CHECKSUM_BYTES, "little"))
+    with partial.open("wb", buffering=0) as file:
+        content = memoryview(packed).cast("B")
+        for part in (content[_write_past_cache(file, packed) :], memoryview(checksum)):
+            while part:
+                part = part[file.write(part) :]
     partial.replace(path)
+
+
+def empty_pages(shape, dtype):
+    """Return an array like `numpy.empty` that begins at a page of memory; pages that are not used are not taken.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Its shape.
+    dtype : numpy.dtype
+        Of numbers.
+
+    Returns
+    -------
+    numpy.ndarray
+    """
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype, int(np.prod(shape))).reshape(shape)
 
 
 def read_chunk(array, root, number):
@@ -83,6 +111,25 @@ def is_simple(array):
     is_divided = any(chunk < n for chunk, n in zip(array.chunks[1:], array.shape[1:], strict=True))
     is_one_of_ours = kinds in ([BytesCodec, Crc32cCodec], [BytesCodec, BloscCodec, Crc32cCodec])
     return is_one_of_ours and array.ndim > 0 and not is_divided and array.dtype.isnative
+
+
+def _write_past_cache(file, values):
+    """Write whole pages straight to the disk, and return how many bytes; 0 where that cannot be done."""
+    is_whole_pages = isinstance(values, np.ndarray) and values.ctypes.data % mmap.PAGESIZE == 0
+    if not hasattr(os, "O_DIRECT") or not is_whole_pages or values.nbytes % mmap.PAGESIZE:
+        return 0
+    import fcntl  # not on Windows, nor is O_DIRECT
+
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
+        return file.write(memoryview(values).cast("B"))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # such as a full disk
+            raise
+        return 0
+    finally:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags)
 
 
 def _packing(array):

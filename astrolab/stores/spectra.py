@@ -24,11 +24,8 @@ CHUNK_SIZE = 1024  # objects; 32 MB of flux: one read and one task each, and sti
 _COLUMN_CHUNK = 1 << 20
 _FORMAT = "astrolab-spectra-1"
 _PACKING = [BloscCodec(cname="lz4", shuffle="bitshuffle")]
-# observed flux is noise: packing it saves a tenth of a store, and takes as long as reading the survey's files
-_PIXEL_PACKING = {
-    ("flux", WAVELENGTH): [],
-    ("ivar", WAVELENGTH): [BloscCodec(cname="lz4", clevel=1, shuffle="shuffle")],
-}
+# observed spectra are noise: packing saves a sixth of a store, and takes as long as reading the survey's files
+_UNPACKED = {("flux", WAVELENGTH), ("ivar", WAVELENGTH)}
 
 
 def save_spectra(spectra, path, *, chunk_size=CHUNK_SIZE, provenance=None, keep_order=False, overwrite=False):
@@ -165,7 +162,7 @@ def add_array(group, name, variable, chunk_size=_COLUMN_CHUNK):
         shape=variable.shape,
         chunks=tuple(max(1, min(chunk_size, n)) if i == 0 else n for i, n in enumerate(variable.shape)),
         dtype="string" if is_text else variable.dtype,
-        compressors=[*_PIXEL_PACKING.get((name, *variable.dims[1:]), _PACKING), Crc32cCodec()],
+        compressors=[*([] if (name, *variable.dims[1:]) in _UNPACKED else _PACKING), Crc32cCodec()],
         fill_value="" if is_text else np.nan if variable.dtype.kind == "f" else 0,
         dimension_names=variable.dims,
         attributes=_plain(variable.attrs),
