@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from dask.base import tokenize
+from numba import njit
 from torch import distributed as group
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -354,13 +355,27 @@ def _load_part(spectra, name, n_objects, seed, device):
     rows = np.flatnonzero(split_spectra(targetid, seed) == name)
     rows = rows[np.argsort(_hash(targetid[rows], seed + 1), kind="stable")[:n_objects]]
     part = spectra[["flux", "ivar"]].isel({OBJECT: np.sort(rows)}).compute()
-    # the order of training is that of the ids, not of the files
-    part = part.isel({OBJECT: np.argsort(part["targetid"].values, kind="stable")})
     flux, ivar = part["flux"].values, part["ivar"].values
-    usable = (ivar > 0).sum(axis=1) >= min(N_GOOD_MIN, ivar.shape[1])
+    n_good, n_broken = _count_pixels(flux, ivar)
     # one that is not finite would make every weight NaN
-    usable &= ((ivar == 0) | (np.isfinite(flux) & np.isfinite(ivar))).all(axis=1)
-    return tuple(torch.from_numpy(values[usable]).to(device) for values in (flux, ivar))
+    usable = (n_good >= min(N_GOOD_MIN, ivar.shape[1])) & (n_broken == 0)
+    # the order of training is that of the ids, not of the files
+    order = np.argsort(part["targetid"].values, kind="stable")
+    order = order[usable[order]]
+    if len(order) < len(flux) or np.any(np.diff(order) < 0) or not (flux.flags.writeable and ivar.flags.writeable):
+        flux, ivar = flux[order], ivar[order]
+    return tuple(torch.from_numpy(values).to(device) for values in (flux, ivar))
+
+
+@njit(nogil=True, cache=True)
+def _count_pixels(flux, ivar):
+    """Return the number of good pixels of each spectrum, and that of those that are neither good nor masked."""
+    n_good, n_broken = np.zeros(len(flux), np.int64), np.zeros(len(flux), np.int64)
+    for i in range(len(flux)):
+        for k in range(flux.shape[1]):
+            n_good[i] += ivar[i, k] > 0
+            n_broken[i] += (ivar[i, k] != 0) & ~(np.isfinite(flux[i, k]) & np.isfinite(ivar[i, k]))
+    return n_good, n_broken
 
 
 def _part_sizes(n_train):
