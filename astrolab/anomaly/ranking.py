@@ -236,6 +236,15 @@ def attach_spectra(models, spectra, ranking, **attrs):
     ------
     SchemaError, ValueError
         If a targetid is a float, or a ranked object is not among the spectra.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1000, 4000, 100)))
+    >>> model = al.VAE(n_wavelength=100)
+    >>> ranking = al.score_anomalies(model, rest).ranking
+    >>> al.attach_spectra(model, rest, ranking.head(3))["flux_model"].shape
+    (3, 100)
     """
     check_targetid(ranking["targetid"], "ranking")
     index = pd.Index(spectra["targetid"].values).get_indexer(ranking["targetid"])

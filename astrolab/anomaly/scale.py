@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
@@ -28,6 +28,7 @@ from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
 from astrolab.anomaly.shared import count_places, shared_excess
+from astrolab.stores.publish import write_whole
 
 # a trough or a spike is counted as one from here on, in sigma above peers; a dip in sigma of its own
 _IS_FEATURE, _IS_DIP = 1.5, 3.5
@@ -200,9 +201,19 @@ def save_scale(scale, path):
     scale : Scale
         From `fit_scale`.
     path : path-like
-        File to write.
+        File to write: whole, or not at all.
+
+    Examples
+    --------
+    >>> import tempfile, astrolab as al
+    >>> rest = al.normalize_flux(al.to_restframe(al.simulate_survey(40, seed=0), al.rest_grid(1000, 4000, 100)))
+    >>> scale = al.score_anomalies(al.VAE(n_wavelength=100), rest).scale
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     al.save_scale(scale, f"{folder}/scale.safetensors")
+    ...     len(al.load_scale(f"{folder}/scale.safetensors").members)
+    1
     """
-    save_file({name: np.ascontiguousarray(array) for name, array in _flatten("", scale)}, path)
+    write_whole(path, save({name: np.ascontiguousarray(array) for name, array in _flatten("", scale)}))
 
 
 def load_scale(path):
@@ -221,6 +232,13 @@ def load_scale(path):
     ------
     ValueError
         If the file does not hold a scale.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> scale = al.load_scale("runs/2026-11-01/scale.safetensors")  # doctest: +SKIP
+    >>> model = al.load_model("runs/2026-11-01/model")  # doctest: +SKIP
+    >>> al.score_anomalies(model, new_spectra, scale=scale)  # doctest: +SKIP
     """
     try:
         arrays = load_file(path)

@@ -51,6 +51,15 @@ class SpectrumClassifier(nn.Module):
     -----
     Busca & Balland (2018, arXiv:1808.09955; QuasarNET) read line positions off the spectrum; temperature scaling of the
     probabilities is that of Guo et al. (2017, arXiv:1706.04599).
+
+    Examples
+    --------
+    >>> model = SpectrumClassifier(n_wavelength=800, n_redshift=50).eval()
+    >>> log_probability = model(torch.ones(3, 800), torch.ones(3, 800)).log_probability
+    >>> log_probability.shape  # quasars and galaxies at 50 redshifts, stars, nothing
+    torch.Size([3, 102])
+    >>> bool(torch.allclose(log_probability.exp().sum(dim=1), torch.ones(3)))
+    True
     """
 
     def __init__(self, n_wavelength, n_redshift, n_feature=32, n_pattern=16, n_hidden=40, seed=0):

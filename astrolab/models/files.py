@@ -72,6 +72,14 @@ def load_model(dir_path):
     ------
     ModelFileError
         If a file is missing or damaged, or the weights do not fit the architecture.
+
+    Examples
+    --------
+    >>> import tempfile, astrolab as al
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saved = al.save_model(al.VAE(n_wavelength=100), folder)
+    ...     al.load_model(folder).config["n_wavelength"]
+    100
     """
     folder = Path(dir_path)
     try:

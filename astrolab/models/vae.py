@@ -52,6 +52,12 @@ class VAE(nn.Module):
     Notes
     -----
     Kingma & Welling (2014, arXiv:1312.6114); ivar-weighted spectra as in Portillo et al. (2020, AJ 160, 45).
+
+    Examples
+    --------
+    >>> model = VAE(n_wavelength=100).eval()
+    >>> model(torch.ones(3, 100), torch.ones(3, 100)).flux_model.shape
+    torch.Size([3, 100])
     """
 
     def __init__(self, n_wavelength, n_latent=8, n_hidden=128, beta=1.0, seed=0):

@@ -101,6 +101,12 @@ def open_spectra(path):
     StoreError
         If there is nothing at `path`, or it is not a spectra store, or (when lazy variables are computed) a chunk is
         missing or damaged.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> spectra = al.open_spectra("sdss.zarr")  # doctest: +SKIP
+    >>> spectra["flux"].isel(object=slice(10)).compute()  # only now are their chunks read  # doctest: +SKIP
     """
     path = os.fspath(path)
     group = _open_group(path)
