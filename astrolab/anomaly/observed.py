@@ -154,7 +154,7 @@ def _relative(flux, weight, flux_model, power, part):
         power[k], part[k] = own * model, own * (flux[k] - flux_model[k])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 def _edge_power(power, part, edge, side, blocks):
     """Return the highest step within a pixel of an edge, in units of those elsewhere."""
     here, total, count = np.float32(0), np.float32(0), np.float32(0)
@@ -163,10 +163,9 @@ def _edge_power(power, part, edge, side, blocks):
         n = (len(power) - first) // side
         own = slice(0, n) if shift == 0 else slice((edge + shift) // side - 2, (edge + shift) // side + 2)
         _average(power, part, first, side, own.start, own.stop, blocks)
-        at = (edge + shift) // side
-        here = max(here, _step(blocks, at))
-    for at in range(2, n - 1):
-        step = _step(blocks, at)
+        here = max(here, _step(blocks, (edge + shift) // side - 2))
+    for j in range(n - 3):
+        step = _step(blocks, j)
         total += step
         count += np.float32(step > 0)
     # 1.25 times its mean size is the sigma of a normal deviate; noise alone gives 1
@@ -182,16 +181,15 @@ def _average(power, part, first, side, start, stop, blocks):
             total += power[k]
             weighted += part[k]
         blocks[0, j] = weighted / total if total > 0 else np.float32(0)
-        blocks[1, j] = 1 / total if total > 0 else np.float32(np.inf)
+        blocks[1, j] = np.float32(1) / total if total > 0 else np.float32(np.inf)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _step(blocks, at):
-    """Return the significance of a step before a block, on top of the slope of the four around; 0 if not measured."""
-    mean, variance = blocks
-    near, far = mean[at] - mean[at - 1], mean[at + 1] - mean[at - 2]
-    spread = np.float32(2.25) * (variance[at] + variance[at - 1])
-    spread += np.float32(0.25) * (variance[at + 1] + variance[at - 2])
+def _step(blocks, j):
+    """Return the significance of a step amid four blocks, on top of their slope; 0 where one is not measured."""
+    near, far = blocks[0, j + 2] - blocks[0, j + 1], blocks[0, j + 3] - blocks[0, j]
+    spread = np.float32(2.25) * (blocks[1, j + 2] + blocks[1, j + 1])
+    spread += np.float32(0.25) * (blocks[1, j + 3] + blocks[1, j])
     return np.abs(np.float32(1.5) * near - np.float32(0.5) * far) / np.sqrt(spread)
 
 
@@ -206,7 +204,7 @@ def _capped_sigma(flux, weight, flux_model, sigma, good):
         total += square if square < much else much
         n += is_good
         sigma[k], good[k] = value, is_good
-    scale = 1 / max(np.sqrt(total / max(n, np.float32(1))), np.float32(0.3))
+    scale = np.float32(1) / max(np.sqrt(total / max(n, np.float32(1))), np.float32(0.3))
     for k in range(len(flux)):
         value = sigma[k] * scale
         value = value if value < most else most
