@@ -4,8 +4,6 @@ import numpy as np
 
 from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.fault_search import IS_FAULT
-from astrolab.anomaly.scores import TROUGH_WIDTHS
-from astrolab.lines import SPEED_OF_LIGHT
 
 # those that peers calibrate, then the one that is absolute
 PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
@@ -17,8 +15,6 @@ _ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.25
 _ARTEFACT_SURE = 5.0
 # what noise alone leaves as the strongest of all features, sigma
 _NOISE_LEFT = 1.5
-# a trough this close to a dip is the dip, km/s: as wide as the narrowest of both are
-_ONE_PLACE = 2_500.0
 
 
 def strangeness(single):
@@ -45,7 +41,7 @@ def science_score(table, single, places):
     Parameters
     ----------
     table : pandas.DataFrame
-        From `raw_scores`: ``FAULT_COLUMNS``, ``redshift``, and where each model's deepest trough is.
+        With ``FAULT_COLUMNS``.
     single : numpy.ndarray, shape (object, n_score)
         ``SCORES`` and ``ARTEFACT_SCORES``.
     places : numpy.ndarray, shape (object, n_place)
@@ -55,17 +51,13 @@ def science_score(table, single, places):
     -------
     numpy.ndarray, shape (object,)
         A fault, or a dip where nothing absorbs, takes its share of what is above the peers, and a fault all that
-        another class explains no better than it does. The deepest trough is taken whole, and the χ² with it, where it
-        is such a dip, whatever else the spectrum has. Other evidence of artefacts is subtracted.
+        another class explains no better than it does; other evidence of artefacts is subtracted.
     """
-    share = np.maximum(_explained_share(table, "fault"), _explained_share(table, "dip"))[:, None]
-    share = np.repeat(share, len(PEER_SCORES), axis=1)
-    of_light = [PEER_SCORES.index("score_chi2"), PEER_SCORES.index("score_trough")]
-    share[:, of_light] = np.maximum(share[:, of_light], _trough_is_dip(table)[:, None])
+    share = np.maximum(_explained_share(table, "fault"), _explained_share(table, "dip"))
     gain = np.where(table["fault_power"] > table["fault_left"], class_score(table["fault_gain"], 0), 0)
     left = single.copy()
     by_peers, of_class = left[:, : len(PEER_SCORES)], left[:, SCORES.index("score_class")]
-    by_peers *= np.where(by_peers > 0, 1 - share, 1)
+    by_peers *= np.where(by_peers > 0, 1 - share[:, None], 1)
     of_class -= gain
     evidence = length(np.concatenate([single[:, len(SCORES) :], places], axis=1))
     doubt, certainty = (np.maximum(evidence - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
@@ -93,16 +85,6 @@ def length(scores):
     """Return the length of what is above 0 in each row; where nothing is, the largest."""
     lengths = np.sqrt((np.maximum(scores, 0) ** 2).sum(axis=1))
     return np.where(lengths > 0, lengths, scores.max(axis=1))
-
-
-def _trough_is_dip(table):
-    """Return the share of the models that have their deepest trough where a dip is."""
-    places = [name for name in table if name.split(".")[-1] == f"trough_at_{TROUGH_WIDTHS[1]}"]
-    observed = table[places].to_numpy("float64") * (1 + table["redshift"].to_numpy("float64"))[:, None]
-    dip_at, power = (table[f"dip_{what}"].to_numpy("float64") for what in ("at", "power"))
-    ratio = observed / np.maximum(dip_at, 1)[:, None]
-    is_near = np.abs(ratio - 1) * SPEED_OF_LIGHT < _ONE_PLACE
-    return is_near.mean(axis=1) * np.clip(power - IS_FAULT, 0, 1)
 
 
 def _explained_share(table, kind):
