@@ -6,7 +6,6 @@ import pytest
 
 import astrolab as al
 from astrolab.anomaly.faults import FAULT_COLUMNS
-from astrolab.anomaly.observed import OBSERVED_COLUMNS
 from astrolab.anomaly.rescoring import Rescorer
 from astrolab.anomaly.scale import place_on_scale
 from astrolab.anomaly.scores import raw_scores
@@ -38,8 +37,8 @@ def regions(vae, scale, troughs):
 
 
 def slow_score_without(vae, scale, one, is_removed):
-    """Return the score of one object without some pixels by the survey's own functions; faults are its own."""
-    peers = raw_scores(vae, one)[["n_good", "snr_rest", *FAULT_COLUMNS, *OBSERVED_COLUMNS]]
+    """Return the score of one object without some pixels by the survey's own functions; peers and fault are its own."""
+    peers = raw_scores(vae, one)[["n_good", "snr_rest", *FAULT_COLUMNS]]
     without = one.assign(ivar=one.ivar.where(~is_removed, 0).astype("f4"))
     table = raw_scores(vae, without).assign(**peers, redshift=one.redshift.values)
     return place_on_scale(scale, table)["anomaly_score"].item()

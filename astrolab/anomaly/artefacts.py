@@ -103,9 +103,8 @@ def describe_artefacts(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, ``OBSERVED_SCORES``,
-        ``FAULT_SCORE``, the other ``ARTEFACT_COLUMNS``, ``shared_trough_at``, ``dip_at``, ``fault_first`` and
-        ``fault_last``.
+        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, ``FAULT_SCORE``, the other
+        ``ARTEFACT_COLUMNS``, ``shared_trough_at``, ``dip_at``, ``fault_first`` and ``fault_last``.
 
     Returns
     -------
@@ -123,8 +122,6 @@ def describe_artefacts(table):
         "artefact_loss": "light missing at " + at("loss_at") + ", where nothing absorbs",
         "artefact_shared_trough": "missing flux where many others miss it, at " + at("shared_trough_at"),
         "artefact_shared_spike": "spike where many others have one, at " + at("spike_at"),
-        "artefact_edge": pd.Series("step at the dichroic", index=table.index),
-        "artefact_airglow": pd.Series("residuals in the pattern of the airglow", index=table.index),
         "artefact_shared_dip": "dip where many others have one, at " + at("dip_at"),
         FAULT_SCORE: "light off by one factor from " + table["fault_first"].map("{:.0f} to ".format) + at("fault_last"),
     }

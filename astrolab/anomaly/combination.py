@@ -35,7 +35,7 @@ def strangeness(single):
     return length(np.concatenate([by_peers, np.where(of_class > 0, of_class, -np.inf)], axis=1))
 
 
-def science_score(table, single, places):
+def science_score(table, single, shared):
     """Say how strange objects are beyond what artefacts explain.
 
     Parameters
@@ -44,8 +44,8 @@ def science_score(table, single, places):
         With ``FAULT_COLUMNS``.
     single : numpy.ndarray, shape (object, n_score)
         ``SCORES`` and ``ARTEFACT_SCORES``.
-    places : numpy.ndarray, shape (object, n_place)
-        ``SHARED_SCORES`` and ``OBSERVED_SCORES``.
+    shared : numpy.ndarray, shape (object, n_shared)
+        ``SHARED_SCORES``.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def science_score(table, single, places):
     by_peers, of_class = left[:, : len(PEER_SCORES)], left[:, SCORES.index("score_class")]
     by_peers *= np.where(by_peers > 0, 1 - share[:, None], 1)
     of_class -= gain
-    evidence = length(np.concatenate([single[:, len(SCORES) :], places], axis=1))
+    evidence = length(np.concatenate([single[:, len(SCORES) :], shared], axis=1))
     doubt, certainty = (np.maximum(evidence - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
     return strangeness(left) - _ARTEFACT_WEIGHT * doubt - 0.5 * certainty**2
 

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from astrolab.anomaly.faults import FAULT_COLUMNS
-from astrolab.anomaly.observed import OBSERVED_COLUMNS
 from astrolab.anomaly.scale import place_on_scale
 from astrolab.anomaly.scores import as_members, block_columns, score_block
 from astrolab.models.files import model_to_bytes
@@ -60,7 +59,6 @@ class Rescorer:
         They are compared with the peers of the whole spectrum. The number of good pixels follows from the redshift in
         most surveys, so that a spectrum with fewer has no peers: its score would be an extrapolation. What a fault
         explains is that of the whole spectrum, too: one that appears where pixels are taken away is none.
-        So are steps at the dichroic and residuals of the airglow.
 
         Parameters
         ----------
@@ -75,7 +73,6 @@ class Rescorer:
         -------
         numpy.ndarray, shape (object,)
         """
-        own = ("redshift", "snr_rest", "n_good", *FAULT_COLUMNS, *OBSERVED_COLUMNS)
-        matched = {name: raw[name].to_numpy() for name in own}
+        matched = {name: raw[name].to_numpy() for name in ("redshift", "snr_rest", "n_good", *FAULT_COLUMNS)}
         without = self.raw(flux, np.where(is_removed, 0, ivar).astype("float32"), matched["redshift"])
         return self.place(without.assign(**matched))["anomaly_score"].to_numpy()

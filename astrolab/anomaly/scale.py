@@ -25,7 +25,6 @@ from astrolab.anomaly.calibration import (
 from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.combination import PEER_SCORES, SCORES, fault_score, length, science_score, strangeness
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
-from astrolab.anomaly.observed import OBSERVED_SCORES, observed_scores
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
 from astrolab.anomaly.shared import count_places, shared_excess
@@ -133,7 +132,7 @@ def fit_scale(table, *, is_reference=None, seed=0):
     single = [_calibrate(one, raw, member) for one, raw, member in zip(tables, raws, members, strict=True)]
     mean = np.mean(single, axis=0)
     shared = np.array([count_places(*feature) for feature in _features(table, mean)])
-    score = science_score(table, mean, _known_places(shared, table, mean))
+    score = science_score(table, mean, _shared_scores(shared, table, mean))
     trend_place = column_quantiles(_matched(table))
     terms = _trend_terms(trend_place, table)
     # what is explained better as something else says nothing about quasars, and often lies at redshifts of its own
@@ -164,9 +163,8 @@ def place_on_scale(scale, table, *, is_reference=None):
     -------
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
-        parts ``ARTEFACT_SCORES``, ``SHARED_SCORES``, ``OBSERVED_SCORES`` and ``FAULT_SCORE``; parts in
-        robust sigma above peers, but for ``score_class`` (`class_score`, not below 0) and the three last kinds, wholes
-        their length;
+        parts ``ARTEFACT_SCORES``, ``SHARED_SCORES`` and ``FAULT_SCORE``; parts in robust sigma above peers, but for
+        ``score_class`` (`class_score`, not below 0) and the two last kinds, wholes their length;
         ``p_value`` (conformal) and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
@@ -175,15 +173,14 @@ def place_on_scale(scale, table, *, is_reference=None):
     single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(scale.members)]
     mean = np.mean(single, axis=0)
     matched = _matched(table)
-    places = _known_places(scale.shared, table, mean)
-    evidence = [*ARTEFACT_SCORES, *SHARED_SCORES, *OBSERVED_SCORES]
-    columns = [*SCORES, *evidence]
-    result = pd.DataFrame(np.concatenate([mean, places], axis=1), columns=columns, index=table.index)
+    shared = _shared_scores(scale.shared, table, mean)
+    columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES]
+    result = pd.DataFrame(np.concatenate([mean, shared], axis=1), columns=columns, index=table.index)
     result["score_class"] = result["score_class"].clip(lower=0)
     trend = _trend_terms(scale.trend_place, table) @ scale.trend
-    score = science_score(table, mean, places) - trend
+    score = science_score(table, mean, shared) - trend
     result[FAULT_SCORE] = fault_score(table)
-    artefact = length(result[[*evidence, FAULT_SCORE]].to_numpy())
+    artefact = length(result[[*ARTEFACT_SCORES, *SHARED_SCORES, FAULT_SCORE]].to_numpy())
     wholes = {"anomaly_score": score, "raw_score": strangeness(mean), "artefact_score": artefact}
     for place, (name, column) in enumerate(wholes.items()):
         result.insert(place, name, column)
@@ -192,7 +189,7 @@ def place_on_scale(scale, table, *, is_reference=None):
     result["q_value"] = false_discovery_control(result["p_value"]) if len(result) else result["p_value"]
     if len(single) > 1:
         for i, one in enumerate(single):
-            result[f"score_{i}"] = science_score(table, one, places) - trend
+            result[f"score_{i}"] = science_score(table, one, shared) - trend
     return result.join(shape[[f"z_{name}" for name in LINE_WINDOWS]])
 
 
@@ -360,11 +357,9 @@ def _features(table, mean):
     ]
 
 
-def _known_places(counts, table, mean):
-    """Return SHARED_SCORES and OBSERVED_SCORES: evidence by where in the observed frame it is, shape (object, 5)."""
+def _shared_scores(counts, table, mean):
     features = zip(counts, _features(table, mean), _REACHES, strict=True)
-    shared = np.stack([shared_excess(count, *feature, reach) for count, feature, reach in features], axis=1)
-    return np.concatenate([shared, observed_scores(table)], axis=1)
+    return np.stack([shared_excess(count, *feature, reach) for count, feature, reach in features], axis=1)
 
 
 def _trend_terms(quantiles, table):

@@ -16,7 +16,6 @@ from numba import njit
 from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
 from astrolab.anomaly.classes import CLASS_COLUMNS, class_weights, fit_classes, mean_chi2
 from astrolab.anomaly.faults import FAULT_COLUMNS, fault_evidence, model_directions
-from astrolab.anomaly.observed import OBSERVED_COLUMNS, observed_evidence
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
@@ -30,7 +29,7 @@ BAND_WIDTHS = (1, 4, 16, 64)
 TROUGH_WIDTHS = (4, 8, 16)
 
 # columns that models have no say in, or all of them together
-_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS, *FAULT_COLUMNS, *OBSERVED_COLUMNS)
+_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS, *FAULT_COLUMNS)
 _WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
 
 # of each width, the first of its columns among the bands and among the troughs; -1 where there is none
@@ -62,11 +61,12 @@ def block_columns(n_latent, n_members=1):
     -------
     list of str
         ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``SHAPE_COLUMNS``,
-        ``CLASS_COLUMNS``, ``FAULT_COLUMNS`` and ``OBSERVED_COLUMNS``; then of each model ``log_chi2`` (ln of the mean
-        squared residual in sigma), ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and
-        ``band_at_k`` (signed significance, in sigma, of the strongest residual in a window of k pixels, and the rest
-        wavelength of its middle, Å), ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive),
-        ``ARTEFACT_COLUMNS`` and ``latent_i``.
+        ``CLASS_COLUMNS`` and ``FAULT_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in
+        sigma), ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
+        significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
+        its middle, Å),
+        ``trough_k`` and ``trough_at_k`` (the same for missing flux alone, positive), ``ARTEFACT_COLUMNS`` and
+        ``latent_i``.
     """
     windows = [(kind, width) for kind, widths in _WINDOWS.items() for width in widths]
     windows = [f"{kind}{what}_{width}" for kind, width in windows for what in ("", "_at")]
@@ -209,8 +209,7 @@ def _score_batch(models, directions, flux, ivar, redshift, wavelength):
     parts, flux_models = zip(*scored, strict=True)
     flux_model = sum(flux_models) / len(flux_models)
     faults = fault_evidence(flux, weight, flux_model, directions, wavelength, redshift)
-    observed = observed_evidence(flux, weight, flux_model, wavelength, redshift)
-    return np.concatenate([coverage, shape, classes, faults, observed, *parts], axis=1)
+    return np.concatenate([coverage, shape, classes, faults, *parts], axis=1)
 
 
 def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
