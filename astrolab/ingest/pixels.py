@@ -56,7 +56,7 @@ def write_pixels(place, reader, columns, blocks, report, chunk_size, progress):
         report.add(about["quarantined"])
     report.rows_resumed = min(len(done) * chunk_size, n_rows)
     bar = tqdm(total=n_rows, initial=report.rows_resumed, desc="rows", unit="row", disable=not progress, mininterval=1)
-    # while one chunk is compressed and written, the next is read
+    # while one chunk is written, the next is read
     with PixelBlocks(reader, blocks) as source, ThreadPoolExecutor(1) as pool, bar:
         writing = pool.submit(bool)
         writer = _writer(group, source, columns, np.concatenate(kept), chunk_size, report)

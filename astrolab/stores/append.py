@@ -1,4 +1,4 @@
-"""Write Zarr arrays whose number of rows is known only at the end, in whole chunks, as fast as codec and disk allow."""
+"""Write Zarr arrays whose number of rows is known only at the end, in whole chunks, as fast as the disk allows."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from astrolab.stores.chunk_files import empty_pages, write_chunk
 class ChunkWriter:
     """Append rows to arrays of a local store in whole chunks, and cut the arrays to the rows that came.
 
-    Rows are put where they are compressed from: into one of two buffers, while the other one is written.
+    Rows are put where they are written from: into one of two buffers, while the other one is written.
 
     Parameters
     ----------
