@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from scipy.spatial import cKDTree
 from scipy.stats import norm
 
@@ -13,6 +14,7 @@ _N_REFERENCE = 40_000
 _N_PEERS = 200
 _N_AROUND = 4
 _BATCH = 50_000
+_N_AT_ONCE = 500
 _N_QUANTILES = 4_001
 
 
@@ -100,10 +102,35 @@ def compare_with_peers(peers, values, matched):
     >>> int(np.argmax(compare_with_peers(fit_peers(score, snr), score, snr)))
     0
     """
-    place, tree = normal_scores(peers.quantiles, matched), cKDTree(peers.place)
-    batches = [slice(start, start + _BATCH) for start in range(0, len(values), _BATCH)]
-    compared = [_compare(place[rows], np.asarray(values)[rows], tree, peers) for rows in batches]
-    return np.concatenate(compared) if compared else np.empty(np.shape(values))
+    return compare_each([peers], [values], matched)[0]
+
+
+def compare_each(peers, values, matched):
+    """Compare several sets of scores of the same objects, each as `compare_with_peers` does; the peers are found once.
+
+    Parameters
+    ----------
+    peers : sequence of Peers
+        One for each set, fitted on scores of the same objects.
+    values : sequence of numpy.ndarray, shape (object, n_score)
+        The scores.
+    matched : numpy.ndarray, shape (object, n_column)
+        As for `fit_peers`.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (object, n_score)
+    """
+    place, tree = normal_scores(peers[0].quantiles, matched), cKDTree(peers[0].place)
+    values = [np.ascontiguousarray(one, "float64") for one in values]
+    compared = [np.empty_like(one) for one in values]
+    for start in range(0, len(place), _BATCH):
+        rows = slice(start, start + _BATCH)
+        near, weight = _anchors_around(place[rows], tree)
+        for one, scores, filled in zip(peers, values, compared, strict=True):
+            fitted = one.place, one.expected, one.spread, one.slope
+            _compare(place[rows], scores[rows], near, weight, *fitted, filled[rows])
+    return compared
 
 
 def upper_tails(scores):
@@ -146,34 +173,60 @@ def _fit_planes(place, values, rows):
     At the rim of the sample all peers lie on one side; their plain median would leave a trend there.
     """
     n_peers = min(len(place) - 1, max(20, min(_N_PEERS, len(place) // 10)))
-    _, near = cKDTree(place).query(place[rows], k=n_peers + 1)
-    near = _without_self(near, rows, n_peers)
-    peers = values[near]  # (row, peer, score)
+    floor = 0.1 * _spread(values[None])[0] + 1e-12  # no group of peers is infinitely uniform
+    tree, planes = cKDTree(place), []
+    for start in range(0, len(rows), _N_AT_ONCE):
+        some = rows[start : start + _N_AT_ONCE]
+        _, near = tree.query(place[some], k=n_peers + 1)
+        near = _without_self(near, some, n_peers)
+        planes.append(_fit_plane(values[near], place[near] - place[some, None]))
+    expected, slope, spread = (np.concatenate(parts) for parts in zip(*planes, strict=True))
+    return expected, slope, np.maximum(spread, floor)
+
+
+def _fit_plane(peers, offset):
+    """Fit scores, shape (row, peer, score), as planes in the columns of the offsets, shape (row, peer, column)."""
     spread, median = _spread(peers)
     limit = 3 * spread[:, None]
     clipped = np.clip(peers - median[:, None], -limit, limit)  # an anomaly among the peers must not tilt the plane
-    offset = place[near] - place[rows, None]  # (row, peer, column)
     scale = np.sqrt((offset**2).mean(axis=1, keepdims=True)) + 1e-12
-    design = np.concatenate([np.ones((*near.shape, 1)), offset / scale], axis=2)  # (row, peer, 1 + column)
+    design = np.concatenate([np.ones((*offset.shape[:2], 1)), offset / scale], axis=2)  # (row, peer, 1 + column)
     across = design.transpose(0, 2, 1)
-    plane = np.linalg.solve(across @ design + 1e-3 * n_peers * np.eye(design.shape[2]), across @ clipped)
+    ridge = 1e-3 * peers.shape[1] * np.eye(design.shape[2])
+    plane = np.linalg.solve(across @ design + ridge, across @ clipped)
     spread, middle = _spread(peers - median[:, None] - design @ plane)
-    floor = 0.1 * _spread(values[None])[0] + 1e-12  # no group of peers is infinitely uniform
-    return median + plane[:, 0] + middle, plane[:, 1:] / scale.transpose(0, 2, 1), np.maximum(spread, floor)
+    return median + plane[:, 0] + middle, plane[:, 1:] / scale.transpose(0, 2, 1), spread
 
 
-def _compare(place, values, tree, peers):
-    n_around = min(_N_AROUND, len(peers.place))
+def _anchors_around(place, tree):
+    """Return the nearest anchors of each object, and what each has to say."""
+    n_around = min(_N_AROUND, tree.n)
     distance, near = tree.query(place, k=n_around)
     distance, near = distance.reshape(len(place), n_around), near.reshape(len(place), n_around)
     weight = 1 / (distance + 1e-3)
     # an anchor is compared with its own peers alone, also where its S/N was summed up in another order
     weight[distance[:, 0] < 1e-4, 1:] = 0
-    weight /= weight.sum(axis=1, keepdims=True)
-    offset = place[:, None] - tree.data[near]  # (object, anchor, column)
-    expected = peers.expected[near] + np.einsum("oac,oacs->oas", offset, peers.slope[near])
-    expected, spread = (np.einsum("oa,oas->os", weight, fit) for fit in (expected, peers.spread[near]))
-    return (values - expected) / spread
+    return near, weight / weight.sum(axis=1, keepdims=True)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _compare(place, values, near, weight, anchor, expected, spread, slope, compared):
+    """Fill ``(value - expected) / spread``, both averaged over the anchors around."""
+    n_score = values.shape[1]
+    of_value, of_spread = np.empty(n_score), np.empty(n_score)
+    for i in range(len(place)):
+        of_value[:], of_spread[:] = 0.0, 0.0
+        for a in range(near.shape[1]):
+            k, share = near[i, a], weight[i, a]
+            for j in range(n_score):
+                of_value[j] += share * expected[k, j]
+                of_spread[j] += share * spread[k, j]
+            for c in range(place.shape[1]):
+                offset = share * (place[i, c] - anchor[k, c])
+                for j in range(n_score):
+                    of_value[j] += offset * slope[k, c, j]
+        for j in range(n_score):
+            compared[i, j] = (values[i, j] - of_value[j]) / of_spread[j]
 
 
 def column_quantiles(matched):
@@ -211,10 +264,10 @@ def normal_scores(quantiles, matched):
     matched, n = np.asarray(matched, "float64"), quantiles.shape[1]
     places = []
     for ordered, column in zip(quantiles, matched.T, strict=True):
-        rank = 0.5 * (np.searchsorted(ordered, column, "left") + np.searchsorted(ordered, column, "right") + 1)
+        left, right = (np.searchsorted(ordered, column, side) for side in ("left", "right"))
+        rank = 0.5 * (left + right + 1)
         # between two quantiles of a large survey there are objects too
-        low, high = np.searchsorted(ordered, column, "right") - 1, np.searchsorted(ordered, column, "left")
-        low, high = np.clip(low, 0, n - 1), np.clip(high, 0, n - 1)
+        low, high = np.clip(right - 1, 0, n - 1), np.clip(left, 0, n - 1)
         width = ordered[high] - ordered[low]
         share = np.divide(column - ordered[low], width, out=np.zeros(len(column)), where=width > 0)
         rank = np.where(width > 0, low + 1 + share, rank)

@@ -31,31 +31,39 @@ def describe_reasons(table):
 
     Returns
     -------
-    numpy.ndarray, shape (object,), str
+    numpy.ndarray, shape (object,), object
         Clauses in order of weight, separated by ``"; "``.
     """
-    clauses = {
-        "score_chi2": "misfit, χ² per pixel "
-        + table["chi2"].map("{:.2g}".format)
-        + ", most of all "
-        + _window(table, "band"),
-        "score_trough": _window(table, "trough"),
-        "score_lines": _weak_lines(table),
-        "score_continuum": pd.Series("continuum of a shape that no tilt makes ordinary", index=table.index),
-        "score_latent": pd.Series("unusual combination of features in latent space", index=table.index),
-    }
-    clauses = {name: text + table[name].map(" ({:.1f}σ above its peers)".format) for name, text in clauses.items()}
-    clauses["score_class"] = _other_class(table)
-    scores = table[list(clauses)].to_numpy()
-    words = [text.to_numpy(dtype=object) for text in clauses.values()]
-    words = np.stack(words, axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    scores, words = np.take_along_axis(scores, order, 1), np.take_along_axis(words, order, 1)
-    words[scores < _WORTH_SAYING] = ""
-    text = pd.Series(words[:, 0])
-    for column in words.T[1:]:
-        text += np.where(column == "", "", "; ") + column
-    return text.where(text != "", "ordinary: no score is more than 2σ above its peers").to_numpy(dtype=str)
+    scores = table[list(_CLAUSES)].to_numpy()
+    is_said = scores >= _WORTH_SAYING
+    text = np.full(len(table), "ordinary: no score is more than 2σ above its peers", dtype=object)
+    # most objects of a survey are ordinary, and there are millions of them
+    rows = np.flatnonzero(is_said.any(axis=1))
+    is_said, words = is_said[rows], np.full((len(rows), len(_CLAUSES)), "", dtype=object)
+    for column, clause in enumerate(_CLAUSES.values()):
+        words[is_said[:, column], column] = clause(table.iloc[rows[is_said[:, column]]])
+    order = np.argsort(-scores[rows], axis=1, kind="stable")
+    first, *others = np.take_along_axis(words, order, 1).T
+    for column in others:
+        first = first + np.where(column == "", "", "; ").astype(object) + column
+    text[rows] = first
+    return text
+
+
+def _misfit(table):
+    return "misfit, χ² per pixel " + table["chi2"].map("{:.2g}".format) + ", most of all " + _window(table, "band")
+
+
+def _trough(table):
+    return _window(table, "trough")
+
+
+def _bent_continuum(table):
+    return pd.Series("continuum of a shape that no tilt makes ordinary", index=table.index)
+
+
+def _far_latent(table):
+    return pd.Series("unusual combination of features in latent space", index=table.index)
 
 
 def _other_class(table):
@@ -139,3 +147,18 @@ def _first_to_the_red(lines, wavelength):
     index = np.clip(np.searchsorted(lines, wavelength), 0, len(lines) - 1)
     velocity = SPEED_OF_LIGHT * (wavelength / lines[index] - 1)
     return index, np.where(velocity <= 0, velocity, -np.inf)
+
+
+def _above_peers(name, clause):
+    """Return a clause that ends in the score it explains."""
+    return lambda table: clause(table) + table[name].map(" ({:.1f}σ above its peers)".format)
+
+
+_CLAUSES = {
+    "score_chi2": _above_peers("score_chi2", _misfit),
+    "score_trough": _above_peers("score_trough", _trough),
+    "score_lines": _above_peers("score_lines", _weak_lines),
+    "score_continuum": _above_peers("score_continuum", _bent_continuum),
+    "score_latent": _above_peers("score_latent", _far_latent),
+    "score_class": _other_class,
+}

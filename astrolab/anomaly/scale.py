@@ -9,22 +9,13 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES, FAULT_SCORE, SHARED_SCORES
-from astrolab.anomaly.calibration import (
-    Peers,
-    column_quantiles,
-    compare_with_peers,
-    equal_tails,
-    fit_peers,
-    normal_scores,
-    upper_tails,
-)
-from astrolab.anomaly.classes import class_score
-from astrolab.anomaly.combination import PEER_SCORES, SCORES, fault_score, length, science_score, strangeness
+from astrolab.anomaly.calibration import Peers, column_quantiles, normal_scores
+from astrolab.anomaly.combination import SCORES, fault_score, length, science_score, strangeness
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
+from astrolab.anomaly.members import MemberScale, fit_members, member_scores
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
 from astrolab.anomaly.shared import count_places, shared_excess
@@ -34,32 +25,6 @@ from astrolab.stores.publish import write_whole
 _IS_FEATURE, _IS_DIP = 1.5, 3.5
 # bins of 250 km/s on either side within which they are at one place: troughs and spikes, and better placed dips
 _REACHES = (6, 6, 2)
-
-# latent vectors that others are compared with, and how many of the nearest
-_N_LATENT = 10_000
-_N_NEAREST = 10
-
-
-@dataclass(frozen=True)
-class MemberScale:
-    """What one model of an ensemble calls ordinary.
-
-    Attributes
-    ----------
-    latent : numpy.ndarray, shape (reference, n_latent)
-        Latent vectors of some thousand objects, each dimension divided by its spread.
-    latent_spread : numpy.ndarray, shape (n_latent,)
-        That spread.
-    peers : Peers
-        Of every single score.
-    tails : numpy.ndarray, shape (n_score,)
-        From `upper_tails`.
-    """
-
-    latent: np.ndarray
-    latent_spread: np.ndarray
-    peers: Peers
-    tails: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -124,12 +89,26 @@ def fit_scale(table, *, is_reference=None, seed=0):
     -------
     Scale
     """
+    return fit_and_place(table, is_reference=is_reference, seed=seed)[0]
+
+
+def fit_and_place(table, *, is_reference=None, seed=0):
+    """Learn the scale of a survey, and express the same objects on it.
+
+    Parameters
+    ----------
+    table, is_reference, seed
+        As for `fit_scale`.
+
+    Returns
+    -------
+    scale : Scale
+    placed : pandas.DataFrame
+        As `place_on_scale` gives it, with the same reference.
+    """
     ordinary = fit_shape(table)
-    n_members = _n_members(table)
     shape = shape_scores(table, ordinary)
-    tables = [member_table(table, i) for i in range(n_members)]
-    members, raws = zip(*(_fit_member(one, shape, seed) for one in tables), strict=True)
-    single = [_calibrate(one, raw, member) for one, raw, member in zip(tables, raws, members, strict=True)]
+    members, single = fit_members(table, _matched(table), shape, seed)
     mean = np.mean(single, axis=0)
     shared = np.array([count_places(*feature) for feature in _features(table, mean)])
     score = science_score(table, mean, _shared_scores(shared, table, mean))
@@ -143,7 +122,8 @@ def fit_scale(table, *, is_reference=None, seed=0):
     if not chosen.any():
         raise ValueError("is_reference leaves no object that can be ranked, expected some to draw p-values among.")
     cells = fit_cells(score[chosen], _matched(table)[chosen])
-    return Scale(ordinary, members, shared, trend_place, trend, cells, -np.sort(-score))
+    scale = Scale(ordinary, members, shared, trend_place, trend, cells, -np.sort(-score))
+    return scale, _place(scale, table, shape, single, chosen)
 
 
 def place_on_scale(scale, table, *, is_reference=None):
@@ -170,7 +150,12 @@ def place_on_scale(scale, table, *, is_reference=None):
         one's own opinion.
     """
     shape = shape_scores(table, scale.ordinary)
-    single = [_member_scores(member_table(table, i), shape, member) for i, member in enumerate(scale.members)]
+    is_member = np.zeros(len(table), bool) if is_reference is None else is_reference
+    return _place(scale, table, shape, member_scores(scale.members, table, _matched(table), shape), is_member)
+
+
+def _place(scale, table, shape, single, is_member):
+    """Do what `place_on_scale` does, from the scores that each model gives."""
     mean = np.mean(single, axis=0)
     matched = _matched(table)
     shared = _shared_scores(scale.shared, table, mean)
@@ -184,7 +169,6 @@ def place_on_scale(scale, table, *, is_reference=None):
     wholes = {"anomaly_score": score, "raw_score": strangeness(mean), "artefact_score": artefact}
     for place, (name, column) in enumerate(wholes.items()):
         result.insert(place, name, column)
-    is_member = np.zeros(len(table), bool) if is_reference is None else is_reference
     result["p_value"] = conformal_p_values(scale.cells, score, matched, is_member)
     result["q_value"] = false_discovery_control(result["p_value"]) if len(result) else result["p_value"]
     if len(single) > 1:
@@ -283,64 +267,8 @@ def _flatten(prefix, value):
             yield from _flatten(f"{prefix}.{field.name}", getattr(value, field.name))
 
 
-def _n_members(table):
-    return sum(name.split(".")[-1] == "log_chi2" for name in table)
-
-
 def _matched(table):
     return table[["redshift", "snr_rest", "n_good"]].to_numpy("float64")
-
-
-def _latent(table):
-    return table[[name for name in table if name.startswith("latent_")]].to_numpy("float64")
-
-
-def _fit_member(table, shape, seed):
-    """Return what is ordinary for one model, and the raw values that it was learned from."""
-    latent = _latent(table)
-    rows = np.arange(len(latent))
-    if len(rows) > _N_LATENT:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _N_LATENT, replace=False))
-    # a latent dimension that the model does not use has next to no spread, and must not count
-    spread = np.maximum(latent[rows].std(axis=0), 0.1)
-    reference = latent[rows] / spread
-    raw = _raw_values(table, shape, reference, spread)
-    peers = fit_peers(raw, _matched(table), seed)
-    member = MemberScale(reference, spread, peers, upper_tails(compare_with_peers(peers, raw, _matched(table))))
-    return member, raw
-
-
-def _member_scores(table, shape, member):
-    """Return SCORES and ARTEFACT_SCORES, in sigma above peers but for score_class, shape (object, n_score)."""
-    return _calibrate(table, _raw_values(table, shape, member.latent, member.latent_spread), member)
-
-
-def _calibrate(table, raw, member):
-    calibrated = equal_tails(compare_with_peers(member.peers, raw, _matched(table)), member.tails)
-    of_model, troughs, rest = np.split(calibrated, [1, 1 + len(TROUGH_WIDTHS)], axis=1)
-    by_peers, artefacts = np.split(rest, [len(PEER_SCORES) - 2], axis=1)
-    of_class = class_score(table["log_chi2_model"], table["log_chi2_class"])[:, None]
-    return np.concatenate([of_model, troughs.max(axis=1, keepdims=True), by_peers, of_class, artefacts], axis=1)
-
-
-def _raw_values(table, shape, reference, spread):
-    """Return the raw score of each kind, larger = stranger: χ², troughs of each width, shape, latent, artefacts."""
-    troughs = [np.log1p(table[f"trough_{width}"]) for width in TROUGH_WIDTHS]
-    columns = [table["log_chi2"], *troughs, shape["weak_lines"], shape["bent_continuum"]]
-    columns.append(_isolation(_latent(table) / spread, reference))
-    return np.column_stack([*columns, *(table[name] for name in ARTEFACT_SCORES)]).astype("float64")
-
-
-def _isolation(latent, reference):
-    """Return ln of the mean distance to the nearest vectors of the reference other than the object's own."""
-    n_nearest = min(_N_NEAREST, len(reference) - 1)
-    if n_nearest < 1:
-        return np.zeros(len(latent))
-    # with 8 to 32 dimensions, leaves of 128 vectors take a third less time than the usual 16
-    distance, _ = cKDTree(reference, leafsize=128).query(latent, k=n_nearest + 1, workers=-1)
-    is_own = distance[:, :1] < 1e-3  # rounding differs from batch to batch
-    distance = np.where(is_own, distance[:, 1:], distance[:, :-1])
-    return np.log(distance.mean(axis=1) + 1e-3)
 
 
 def _features(table, mean):
