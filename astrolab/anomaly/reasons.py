@@ -41,7 +41,9 @@ def describe_reasons(table):
     rows = np.flatnonzero(is_said.any(axis=1))
     is_said, words = is_said[rows], np.full((len(rows), len(_CLAUSES)), "", dtype=object)
     for column, clause in enumerate(_CLAUSES.values()):
-        words[is_said[:, column], column] = clause(table.iloc[rows[is_said[:, column]]])
+        own = is_said[:, column]
+        if own.any():
+            words[own, column] = clause(table.iloc[rows[own]])
     order = np.argsort(-scores[rows], axis=1, kind="stable")
     first, *others = np.take_along_axis(words, order, 1).T
     for column in others:
