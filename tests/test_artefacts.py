@@ -106,7 +106,7 @@ def slow_evidence(residual, weight, redshift):
         return abs(means[1] - means[0]) / np.sqrt(sum(errors2))
 
     steps = {0.0: 0.0}
-    for edge in (5780, 6030, 7570):
+    for edge in (5780, 6000, 7570):
         middle = np.searchsorted(observed, edge)
         around = [k for k in range(middle - 24, middle + 24) if 12 <= k < n - 12]
         at_edge = max(step(k) for k in around if abs(k - middle) <= 1)

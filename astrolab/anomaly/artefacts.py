@@ -18,7 +18,7 @@ FAULT_SCORE = "artefact_fault"
 ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_width")
 
 # where cameras and detectors meet, observed Å: DESI (Abareshi et al. 2022), SDSS and BOSS (Smee et al. 2013)
-ARM_EDGES = (5780.0, 6030.0, 7570.0)
+ARM_EDGES = (5780.0, 6000.0, 7570.0)
 
 _BRIGHT_AIRGLOW = np.array(sorted(wavelength for wavelength, power in AIRGLOW if power > 50))
 _FIRST_AIRGLOW = 5500.0  # bluewards there is next to none
@@ -108,29 +108,41 @@ def describe_artefacts(table):
 
     Returns
     -------
-    numpy.ndarray, shape (object,), str
+    numpy.ndarray, shape (object,), object
         The strongest evidence of at least 2 sigma; empty where there is none.
     """
+    scores = table[list(_WORDS)].to_numpy("float64")
+    strongest, text = scores.argmax(axis=1), np.full(len(table), "", dtype=object)
+    for column, (name, words) in enumerate(_WORDS.items()):
+        rows = np.flatnonzero((strongest == column) & (scores[:, column] >= 2))
+        if len(rows):
+            own = table.iloc[rows]
+            text[rows] = words(own) + own[name].map(" ({:.1f}σ)".format)
+    return text
 
-    def at(column):
-        return table[column].map("{:.0f} Å observed".format)
 
-    words = {
-        "artefact_spike": "spike of a pixel at " + at("spike_at") + ", at no line",
-        "artefact_sky": pd.Series("residuals on airglow lines", index=table.index),
-        "artefact_step": "step where cameras meet, at " + at("step_at"),
-        "artefact_loss": "light missing at " + at("loss_at") + ", where nothing absorbs",
-        "artefact_shared_trough": "missing flux where many others miss it, at " + at("shared_trough_at"),
-        "artefact_shared_spike": "spike where many others have one, at " + at("spike_at"),
-        "artefact_shared_dip": "dip where many others have one, at " + at("dip_at"),
-        FAULT_SCORE: "light off by one factor from " + table["fault_first"].map("{:.0f} to ".format) + at("fault_last"),
-    }
-    scores = table[list(words)].to_numpy("float64")
-    strongest = scores.argmax(axis=1)
-    text = np.stack([column.to_numpy(dtype=object) for column in words.values()], axis=1)
-    rows = np.arange(len(table))
-    sigma = pd.Series(scores[rows, strongest]).map(" ({:.1f}σ)".format).to_numpy(dtype=object)
-    return np.where(scores.max(axis=1) < 2, "", text[rows, strongest] + sigma).astype(str)
+def _at(column, before="", after=""):
+    return lambda table: before + table[column].map("{:.0f} Å observed".format) + after
+
+
+def _always(words):
+    return lambda table: pd.Series(words, index=table.index)
+
+
+def _between_limits(table):
+    return "light off by one factor from " + table["fault_first"].map("{:.0f} to ".format) + _at("fault_last")(table)
+
+
+_WORDS = {
+    "artefact_spike": _at("spike_at", "spike of a pixel at ", ", at no line"),
+    "artefact_sky": _always("residuals on airglow lines"),
+    "artefact_step": _at("step_at", "step where cameras meet, at "),
+    "artefact_loss": _at("loss_at", "light missing at ", ", where nothing absorbs"),
+    "artefact_shared_trough": _at("shared_trough_at", "missing flux where many others miss it, at "),
+    "artefact_shared_spike": _at("spike_at", "spike where many others have one, at "),
+    "artefact_shared_dip": _at("dip_at", "dip where many others have one, at "),
+    FAULT_SCORE: _between_limits,
+}
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
