@@ -116,7 +116,7 @@ def describe_artefacts(table):
     for column, (name, words) in enumerate(_WORDS.items()):
         rows = np.flatnonzero((strongest == column) & (scores[:, column] >= 2))
         if len(rows):
-            own = table.iloc[rows]
+            own = table[[name, *_PLACES]].iloc[rows]
             text[rows] = words(own) + own[name].map(" ({:.1f}σ)".format)
     return text
 
@@ -133,6 +133,7 @@ def _between_limits(table):
     return "light off by one factor from " + table["fault_first"].map("{:.0f} to ".format) + _at("fault_last")(table)
 
 
+_PLACES = ("spike_at", "step_at", "loss_at", "shared_trough_at", "dip_at", "fault_first", "fault_last")
 _WORDS = {
     "artefact_spike": _at("spike_at", "spike of a pixel at ", ", at no line"),
     "artefact_sky": _always("residuals on airglow lines"),

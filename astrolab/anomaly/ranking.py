@@ -106,16 +106,15 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
         _check_grid(model, spectra)
     if len({model.config["n_latent"] for model in models}) > 1:
         raise ValueError("the models have different n_latent, expected one: members of an ensemble are of one kind.")
-    raw = raw_scores(models, spectra, chunks_dir=chunks_dir)
-    carried = _carried(spectra)
-    table = pd.concat([carried, raw.drop(columns=carried.columns, errors="ignore")], axis=1)
+    table = _with_columns(raw_scores(models, spectra, chunks_dir=chunks_dir), spectra)
     table["is_reference"] = _checked_reference(is_reference, len(table))
     if "snr" not in table:
         table["snr"] = table["snr_rest"]
     reason = _why_not_ranked(table)
     not_ranked = pd.DataFrame({"targetid": table["targetid"], "reason": reason})[reason != ""]
     # sorted by targetid, so that nothing below depends on the order of the input
-    table = table[reason == ""].sort_values("targetid", ignore_index=True)
+    rows = np.flatnonzero(reason == "")
+    table = table.iloc[rows[np.argsort(table["targetid"].to_numpy()[rows], kind="stable")]].reset_index(drop=True)
     if table.empty:
         counts = "; ".join(f"{reason}: {n}" for reason, n in not_ranked["reason"].value_counts().items())
         raise ValueError(f"none of {len(not_ranked)} objects can be ranked ({counts or 'there are none'}).")
@@ -123,11 +122,12 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
         scale, placed = fit_and_place(table, is_reference=table["is_reference"].to_numpy(), seed=seed)
     else:
         placed = place_on_scale(scale, table)
-    table = member_table(table).drop(columns=list(ARTEFACT_SCORES)).join(placed)
     # a copy is one block however many columns there are, and can be added to
-    table = _describe(_add_ranks(table.copy()), spectra[WAVELENGTH_REST].values)
+    table = member_table(table).drop(columns=list(ARTEFACT_SCORES)).join(placed).copy()
+    del placed  # of millions of objects there are hundreds of columns
+    table = _describe(_add_ranks(table), spectra[WAVELENGTH_REST].values)
     not_ranked = not_ranked.sort_values("targetid", ignore_index=True)
-    return Scored(table[_column_order(table)], not_ranked, scale)
+    return Scored(table, not_ranked, scale)
 
 
 def rank_anomalies(models, spectra, *, n_top=5_000, seed=0):
@@ -300,7 +300,7 @@ def _ranks(score, targetid):
 
 
 def _describe(table, wavelength):
-    """Add where the strongest residuals are, and reasons in words."""
+    """Add where the strongest residuals are, and reasons in words; leave out what was only needed for them."""
     table["chi2"] = np.exp(table["log_chi2"])
     for kind, widths in (("band", BAND_WIDTHS), ("trough", TROUGH_WIDTHS)):
         sigma = table[[f"{kind}_{width}" for width in widths]].to_numpy()
@@ -316,7 +316,8 @@ def _describe(table, wavelength):
     table["shared_trough_at"] = table[f"trough_at_{TROUGH_WIDTHS[1]}"] * (1 + table["redshift"])
     table["artefact_evidence"] = describe_artefacts(table)
     scores = ["anomaly_score", "raw_score", "artefact_score", *SCORES, *ARTEFACT_SCORES, *SHARED_SCORES, FAULT_SCORE]
-    return table.astype(dict.fromkeys(scores, "float32"))
+    table = table[_column_order(table)]
+    return table.astype({name: "float32" for name in scores if name in table})
 
 
 def _check_grid(model, spectra):
@@ -351,10 +352,12 @@ def _checked_reference(is_reference, n_objects):
     return chosen
 
 
-def _carried(spectra):
+def _with_columns(raw, spectra):
+    """Put the columns of the spectra before the raw scores."""
     names = [name for name in (*_CARRIED, "snr") if name in spectra.coords]
-    table = pd.DataFrame({name: spectra[name].values for name in names})
-    return table.astype({name: "object" for name in names if spectra[name].dtype.kind not in "if"})
+    carried = pd.DataFrame({name: spectra[name].values for name in names})
+    carried = carried.astype({name: "object" for name in names if spectra[name].dtype.kind not in "if"})
+    return pd.concat([carried, raw.drop(columns=names, errors="ignore")], axis=1)
 
 
 def _why_not_ranked(table):

@@ -14,6 +14,9 @@ _TROUGH_LINES = ("Lyα", "N V", "Si IV", "C IV", "Al III", "Mg II")
 _TROUGH_REACH = 25_000.0  # km/s
 _LINE_REACH = 4_000.0  # km/s
 
+# what clauses are made of, beside the scores
+_USED = ("redshift", "chi2", "log_chi2", "class_index", "band_", "trough_", "z_")
+
 # narrower than this a feature is no broad line; away from every line it is seldom the object's own
 _NARROW = 1_000.0  # km/s
 
@@ -34,6 +37,7 @@ def describe_reasons(table):
     numpy.ndarray, shape (object,), object
         Clauses in order of weight, separated by ``"; "``.
     """
+    table = table[[name for name in table if name in _CLAUSES or name.startswith(_USED)]]
     scores = table[list(_CLAUSES)].to_numpy()
     is_said = scores >= _WORTH_SAYING
     text = np.full(len(table), "ordinary: no score is more than 2σ above its peers", dtype=object)
