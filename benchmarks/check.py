@@ -39,10 +39,10 @@ def measure():
     -------
     dict of str to float
     """
-    ranked, kept = rank.measure(2048, 2, [1, 3], n_alternative=500), resume.measure(2048, 4)
+    ranked, kept = rank.measure(2048, 2, [1, 5], n_alternative=500), resume.measure(2048, 4)
     ratios = {
         f"rank: {what}, {n} models": ranked[f"{name}, {n} models"]
-        for n in (1, 3)
+        for n in (1, 5)
         for what, name in {
             "share of reading + networks": "the same in processor time (reading + networks)",
             "times what a user would write": "the same in processor time",
