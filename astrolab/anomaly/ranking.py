@@ -9,7 +9,7 @@ from astrolab.anomaly.artefacts import ARTEFACT_SCORES, FAULT_SCORE, SHARED_SCOR
 from astrolab.anomaly.classes import CLASSES
 from astrolab.anomaly.combination import SCORES
 from astrolab.anomaly.reasons import describe_reasons
-from astrolab.anomaly.scale import Scale, fit_and_place, place_on_scale
+from astrolab.anomaly.scale import Scale, fit_scale, place_on_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
 from astrolab.anomaly.shape import LINE_WINDOWS, SHAPE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT
@@ -119,7 +119,7 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
         counts = "; ".join(f"{reason}: {n}" for reason, n in not_ranked["reason"].value_counts().items())
         raise ValueError(f"none of {len(not_ranked)} objects can be ranked ({counts or 'there are none'}).")
     if scale is None:
-        scale, placed = fit_and_place(table, is_reference=table["is_reference"].to_numpy(), seed=seed)
+        scale, placed = fit_scale(table, is_reference=table["is_reference"].to_numpy(), seed=seed)
     else:
         placed = place_on_scale(scale, table)
     # a copy is one block however many columns there are, and can be added to

@@ -74,7 +74,7 @@ class Scale:
 
 
 def fit_scale(table, *, is_reference=None, seed=0):
-    """Learn the scale of a survey from the raw scores of its objects.
+    """Learn the scale of a survey from the raw scores of its objects, and express them on it.
 
     Parameters
     ----------
@@ -87,24 +87,9 @@ def fit_scale(table, *, is_reference=None, seed=0):
 
     Returns
     -------
-    Scale
-    """
-    return fit_and_place(table, is_reference=is_reference, seed=seed)[0]
-
-
-def fit_and_place(table, *, is_reference=None, seed=0):
-    """Learn the scale of a survey, and express the same objects on it.
-
-    Parameters
-    ----------
-    table, is_reference, seed
-        As for `fit_scale`.
-
-    Returns
-    -------
     scale : Scale
     placed : pandas.DataFrame
-        As `place_on_scale` gives it, with the same reference.
+        What `place_on_scale` gives of the same objects, with the same reference.
     """
     ordinary = fit_shape(table)
     shape = shape_scores(table, ordinary)
