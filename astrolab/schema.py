@@ -11,6 +11,8 @@ import xarray as xr
 OBJECT = "object"
 WAVELENGTH = "wavelength"
 WAVELENGTH_REST = "wavelength_rest"
+# what observed pixels say of an instrument's faults, and a rest grid no longer shows; dims (object, pixel_fault)
+PIXEL_FAULTS, PIXEL_FAULT = "pixel_faults", "pixel_fault"
 
 FLUX_UNIT = "1e-17 erg s-1 cm-2 Angstrom-1"
 IVAR_UNIT = "1e34 erg-2 s2 cm4 Angstrom2"

@@ -10,9 +10,12 @@ from numba import njit
 
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines, without_unit
 from astrolab.medians import good_median
+from astrolab.pixel_faults import PIXEL_COLUMNS, find_pixel_faults
 from astrolab.rebinning import rebin
 from astrolab.schema import (
     OBJECT,
+    PIXEL_FAULT,
+    PIXEL_FAULTS,
     WAVELENGTH,
     WAVELENGTH_REST,
     SchemaError,
@@ -136,7 +139,9 @@ def to_restframe(spectra, grid):
     xarray.Dataset
         The same objects, dims ``(object, wavelength_rest)``, lazy where the input was. Pixels with ``ivar == 0`` do
         not contribute; an output pixel of which good pixels cover less than half has ``flux = ivar = 0``. An object
-        whose redshift is NaN or not above -1 stays as a row with ``ivar == 0`` everywhere.
+        whose redshift is NaN or not above -1 stays as a row with ``ivar == 0`` everywhere. ``pixel_faults`` (dims
+        ``(object, pixel_fault)``) is what `find_pixel_faults` says of the observed pixels, of which a cosmic ray can
+        be told from a line: `score_anomalies` asks it.
 
     Raises
     ------
@@ -153,8 +158,8 @@ def to_restframe(spectra, grid):
     --------
     >>> import astrolab as al
     >>> rest = al.to_restframe(al.simulate_survey(3, seed=0), al.rest_grid(1216, 2900, 100))
-    >>> dict(rest.sizes)
-    {'object': 3, 'wavelength_rest': 100}
+    >>> rest.flux.shape
+    (3, 100)
     """
     check_spectra(spectra)
     if spectral_dim(spectra) != WAVELENGTH:
@@ -164,9 +169,11 @@ def to_restframe(spectra, grid):
         raise SchemaError("the rest grid is no increasing row of positive Angstroms: rest_grid(1216, 2900, 1000).")
     edges = {"edges_in": pixel_edges(spectra[WAVELENGTH].values), "edges_out": pixel_edges(grid)}
     flux, ivar = _map_pixels(_rebin_block, spectra, (OBJECT, WAVELENGTH_REST), len(grid), **edges)
+    faults = xr.DataArray(_find_pixel_faults(spectra), dims=(OBJECT, PIXEL_FAULT), attrs={"columns": PIXEL_COLUMNS})
     rest = spectra.drop_vars(["flux", "ivar", WAVELENGTH]).drop_dims(WAVELENGTH, errors="ignore")
     attrs = {"units": "Angstrom", "frame": "rest, vacuum"}
-    return rest.assign(flux=flux, ivar=ivar).assign_coords({WAVELENGTH_REST: (WAVELENGTH_REST, grid, attrs)})
+    rest = rest.assign({"flux": flux, "ivar": ivar, PIXEL_FAULTS: faults})
+    return rest.assign_coords({WAVELENGTH_REST: (WAVELENGTH_REST, grid, attrs)})
 
 
 def normalize_flux(spectra):
@@ -327,6 +334,16 @@ def _map_pixels(function, spectra, dims, n_wavelength, **options):
         xr.DataArray(part, dims=dims, attrs=spectra[name].attrs)
         for name, part in zip(("flux", "ivar"), both, strict=True)
     ]
+
+
+def _find_pixel_faults(spectra):
+    flux, ivar, wavelength = (spectra[name].data for name in ("flux", "ivar", WAVELENGTH))
+    if not any(isinstance(part, da.Array) for part in (flux, ivar)):
+        return find_pixel_faults(flux, ivar, wavelength)
+    flux = da.asarray(flux).rechunk({1: -1})
+    chunks, meta = (flux.chunks[0], (len(PIXEL_COLUMNS),)), np.empty((0, 0), "float32")
+    ivar = da.asarray(ivar).rechunk(flux.chunks)
+    return da.map_blocks(find_pixel_faults, flux, ivar, wavelength=wavelength, chunks=chunks, meta=meta)
 
 
 def _rebin_block(flux, ivar, redshift, *, edges_in, edges_out):

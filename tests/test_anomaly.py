@@ -1,5 +1,6 @@
 """Scores, calibration, reasons and the ranking."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import dask.array as da
@@ -362,6 +363,14 @@ def test_what_is_no_scale_is_refused(tmp_path):
     for name, message in (("html", "is no scale, or a damaged one"), ("weights.safetensors", "it has no 'shared'")):
         with pytest.raises(ValueError, match=message):
             load_scale(tmp_path / name)
+
+
+def test_a_scale_of_another_version_is_refused(vae, rest_quasars, tmp_path):
+    scale = al.score_anomalies(vae, rest_quasars).scale
+    older = replace(scale, members=(replace(scale.members[0], tails=np.ones(5)),))
+    save_scale(older, tmp_path / "scale.safetensors")
+    with pytest.raises(ValueError, match="made by another version of AstroLab"):
+        load_scale(tmp_path / "scale.safetensors")
 
 
 def test_a_cosmic_ray_tops_the_pipeline_ranking_and_not_the_science_ranking(vae, rest_quasars):

@@ -6,7 +6,6 @@ from scipy.stats import norm, poisson
 
 from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence, rest_masks
 from astrolab.anomaly.shared import count_places, shared_excess
-from astrolab.simulation.sky import AIRGLOW
 
 WAVELENGTH = np.geomspace(1000.0, 7500.0, 1500)
 REDSHIFT = 1.5
@@ -44,15 +43,6 @@ def test_a_spike_is_found_and_a_line_is_not():
         assert evidence(40 * at(rest, width))["artefact_spike"] < QUIET["artefact_spike"] + 0.5
 
 
-def test_sky_residuals_are_found_where_the_sky_shines():
-    shining = [wavelength for wavelength, power in AIRGLOW if power > 50]
-    near = np.min(np.abs(OBSERVED[:, None] / shining - 1), axis=1) * 299_792 < 250
-    rng = np.random.default_rng(1)
-    found = evidence(4 * near * rng.choice([-1, 1], 1500))
-    assert found["artefact_sky"] > QUIET["artefact_sky"] + 0.5
-    assert evidence(4 * rng.choice([-1, 1], 1500))["artefact_sky"] < QUIET["artefact_sky"] + 0.2
-
-
 def test_a_step_counts_where_cameras_meet_only():
     assert evidence(3.0 * (OBSERVED > 5780))["artefact_step"] > QUIET["artefact_step"] + 0.5
     assert evidence(3.0 * (OBSERVED > 5780))["step_at"] == 5780
@@ -75,7 +65,7 @@ def test_masked_pixels_do_not_matter():
 
 
 def slow_evidence(residual, weight, redshift):
-    """Return the first seven columns of one spectrum, pixel by pixel, as they are defined."""
+    """Return the first six columns of one spectrum, pixel by pixel, as they are defined."""
     is_near_line, is_absorbed = rest_masks(WAVELENGTH)
     observed, n = WAVELENGTH * (1 + redshift), len(WAVELENGTH)
     residual, weight = residual.astype("f8"), weight.astype("f8")
@@ -87,14 +77,6 @@ def slow_evidence(residual, weight, redshift):
         if good[k - 2] and good[k] and good[k + 2] and not is_near_line[k]:
             height[k] = sigma[k] - 2 * max(abs(sigma[k - 2]), abs(sigma[k + 2]))
     spike = height.argmax()
-
-    edges = 0.5 * (observed[1:] + observed[:-1])
-    shining = np.zeros(n, bool)
-    shining[np.searchsorted(edges, [line for line, power in AIRGLOW if power > 50], side="right")] = True
-    here = good & (observed >= 5500)
-    here[[0, -1]] = False
-    power = np.minimum(sigma**2, 4)
-    sky = np.log((power[here & shining].mean() + 0.3) / (power[here & ~shining].mean() + 0.3))
 
     def step(k, span=12):
         means, errors2 = [], []
@@ -123,7 +105,7 @@ def slow_evidence(residual, weight, redshift):
     loss_at, _ = max(losses, key=losses.get)
     heights = np.array([max(height[spike], 0), max(steps[step_at], 0), max(max(losses.values()), 0)])
     spike_height, step_height, loss = np.log1p(heights / ordinary)
-    return [spike_height, sky, step_height, loss, observed[spike], step_at, loss_at]
+    return [spike_height, step_height, loss, observed[spike], step_at, loss_at]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -135,7 +117,7 @@ def test_evidence_is_the_plain_truth(seed):
     weight = np.where(is_good, rng.uniform(0.2, 2, 1500), 0).astype("f4")
     residual = np.where(is_good, rng.normal(size=1500) + (observed > 5780) * (seed == 2), 0).astype("f4")
     found = artefact_evidence(residual[None], weight[None], WAVELENGTH, np.array([redshift]))[0]
-    np.testing.assert_allclose(found[:7], slow_evidence(residual, weight, redshift), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[:6], slow_evidence(residual, weight, redshift), rtol=1e-5, atol=1e-5)
 
 
 def test_a_feature_that_other_redshifts_share_is_the_instruments():

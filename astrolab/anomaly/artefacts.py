@@ -9,10 +9,9 @@ from numba import njit
 
 from astrolab.anomaly.windows import NEGATIVE, POSITIVE, first_largest, running_sums, window_powers
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
-from astrolab.simulation.sky import AIRGLOW
 
 # evidence of one kind each, in sigma above peers once calibrated
-ARTEFACT_SCORES = ("artefact_spike", "artefact_sky", "artefact_step", "artefact_loss")
+ARTEFACT_SCORES = ("artefact_spike", "artefact_step", "artefact_loss")
 SHARED_SCORES = ("artefact_shared_trough", "artefact_shared_spike", "artefact_shared_dip")
 FAULT_SCORE = "artefact_fault"
 ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_width")
@@ -20,12 +19,8 @@ ARTEFACT_COLUMNS = (*ARTEFACT_SCORES, "spike_at", "step_at", "loss_at", "loss_wi
 # where cameras and detectors meet, observed Å: DESI (Abareshi et al. 2022), SDSS and BOSS (Smee et al. 2013)
 ARM_EDGES = (5780.0, 6000.0, 7570.0)
 
-_BRIGHT_AIRGLOW = np.array(sorted(wavelength for wavelength, power in AIRGLOW if power > 50))
-_FIRST_AIRGLOW = 5500.0  # bluewards there is next to none
 _LINE_REACH = 1_500.0  # km/s: a narrow feature this close to a line may be the object's own
 _STEP_SPAN = 4_800.0  # km/s on either side of an edge
-# a squared residual counts as this at most, so that many pixels must agree and one strange feature says nothing
-_MUCH = 4.0
 _LOSS_WIDTHS = (3_200.0, 6_400.0, 12_800.0, 25_600.0)  # km/s
 
 # where an object's own gas can take light away, rest Å: everything bluewards of Lyα, the troughs to the blue of broad
@@ -68,10 +63,9 @@ def artefact_evidence(residual, weight, wavelength, redshift):
     Returns
     -------
     numpy.ndarray, shape (object, n_columns), float32
-        Columns ``ARTEFACT_COLUMNS``: a spike as narrow as a pixel away from every line (ln(1 + sigma)); ln of the mean
-        square residual on airglow lines over that beside them; the step where cameras meet, less those in its
-        neighbourhood (ln(1 + sigma)); the strongest missing flux where no gas absorbs (ln(1 + sigma)). Then observed
-        wavelengths, Å, of the spike, the step and the loss, and the width of the loss in pixels.
+        Columns ``ARTEFACT_COLUMNS``: a spike as narrow as a pixel of the grid away from every line; the step where
+        cameras meet, less those in its neighbourhood; the strongest missing flux where no gas absorbs; each as
+        ln(1 + sigma). Then observed wavelengths, Å, of these, and the width of the loss in pixels.
     """
     columns = np.zeros((len(residual), len(ARTEFACT_COLUMNS)), "float32")
     is_near_line, is_absorbed = rest_masks(wavelength)
@@ -89,7 +83,6 @@ def artefact_evidence(residual, weight, wavelength, redshift):
         np.asarray(redshift, "float64"),
         ~is_near_line,
         is_open,
-        np.log(_BRIGHT_AIRGLOW),
         step_span,
         loss_widths,
         columns,
@@ -103,8 +96,9 @@ def describe_artefacts(table):
     Parameters
     ----------
     table : pandas.DataFrame
-        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, ``FAULT_SCORE``, the other
-        ``ARTEFACT_COLUMNS``, ``shared_trough_at``, ``dip_at``, ``fault_first`` and ``fault_last``.
+        One row an object with ``ARTEFACT_SCORES`` (sigma above peers), ``SHARED_SCORES``, ``PIXEL_SCORES``,
+        ``FAULT_SCORE``, the other ``ARTEFACT_COLUMNS``, ``pixel_spike_at``, ``shared_trough_at``, ``dip_at``,
+        ``fault_first`` and ``fault_last``.
 
     Returns
     -------
@@ -133,10 +127,20 @@ def _between_limits(table):
     return "light off by one factor from " + table["fault_first"].map("{:.0f} to ".format) + _at("fault_last")(table)
 
 
-_PLACES = ("spike_at", "step_at", "loss_at", "shared_trough_at", "dip_at", "fault_first", "fault_last")
+_PLACES = (
+    "pixel_spike_at",
+    "spike_at",
+    "step_at",
+    "loss_at",
+    "shared_trough_at",
+    "dip_at",
+    "fault_first",
+    "fault_last",
+)
 _WORDS = {
-    "artefact_spike": _at("spike_at", "spike of a pixel at ", ", at no line"),
+    "artefact_cosmic_ray": _at("pixel_spike_at", "spike narrower than the line spread, at "),
     "artefact_sky": _always("residuals on airglow lines"),
+    "artefact_spike": _at("spike_at", "spike of a pixel at ", ", at no line"),
     "artefact_step": _at("step_at", "step where cameras meet, at "),
     "artefact_loss": _at("loss_at", "light missing at ", ", where nothing absorbs"),
     "artefact_shared_trough": _at("shared_trough_at", "missing flux where many others miss it, at "),
@@ -147,13 +151,10 @@ _WORDS = {
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _measure_rows(
-    residual, weight, wavelength, redshift, is_away, is_open, log_airglow, step_span, loss_widths, columns
-):
+def _measure_rows(residual, weight, wavelength, redshift, is_away, is_open, step_span, loss_widths, columns):
     n_object, n_wavelength = residual.shape
     sigma, power = np.zeros(n_wavelength, np.float32), np.zeros(n_wavelength, np.float32)
     weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
-    edges = 0.5 * (wavelength[1:] + wavelength[:-1])
     for i in range(n_object):
         for k in range(n_wavelength):
             sigma[k] = residual[i, k] * np.sqrt(weight[i, k])
@@ -163,10 +164,9 @@ def _measure_rows(
         square, n = _capped_power(sigma, weight[i], np.float32(25))
         ordinary = max(np.sqrt(square / max(n, 1)), 0.3)
         _spike(sigma, weight[i], is_away, power, wavelength, stretch, columns[i])
-        _sky(sigma, weight[i], wavelength, edges, stretch, log_airglow, columns[i])
         _step(weighted, total, count, step_span, wavelength, stretch, columns[i])
         _loss(weighted, total, count, is_open, loss_widths, power, wavelength, stretch, columns[i])
-        for j in (0, 2, 3):
+        for j in range(3):
             columns[i, j] = np.log1p(np.expm1(columns[i, j]) / ordinary)
 
 
@@ -194,32 +194,7 @@ def _spike(sigma, weight, is_away, height, wavelength, stretch, row):
         height[k] = above if is_measured & is_away[k + 2] else np.float32(0)
     at = first_largest(height[:n], POSITIVE)
     best = max(height[at], np.float32(0))
-    row[0], row[4] = np.log1p(best), wavelength[at + 2 if best > 0 else 0] * stretch
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _sky(sigma, weight, wavelength, edges, stretch, log_airglow, row):
-    """Compare residuals on bright airglow lines with those beside them."""
-    # neither the first pixel nor the last: only one of their edges is known
-    first = max(np.searchsorted(wavelength, _FIRST_AIRGLOW / stretch), 1)
-    log_stretch, log_first = np.log(stretch), np.log(edges[0])
-    per_log = (len(edges) - 1) / (np.log(edges[-1]) - log_first)
-    on, n_on, last = 0.0, 0, 0
-    for log_line in log_airglow:
-        line = log_line - log_stretch
-        k = min(max(int((line - log_first) * per_log) + 1, 0), len(edges))  # right at once on a logarithmic grid
-        line = np.exp(line)
-        while k < len(edges) and edges[k] <= line:
-            k += 1
-        while k > 0 and edges[k - 1] > line:
-            k -= 1
-        if k >= first and k < len(edges) and k != last and weight[k] > 0:
-            on, n_on = on + min(sigma[k] * sigma[k], _MUCH), n_on + 1
-        last = k
-    off, n_off = _capped_power(sigma[first : len(edges)], weight[first : len(edges)], np.float32(_MUCH))
-    off, n_off = max(off - on, 0.0), n_off - n_on
-    if n_on >= 5 and n_off >= 5:
-        row[1] = np.log((on / n_on + 0.3) / (off / n_off + 0.3))
+    row[0], row[3] = np.log1p(best), wavelength[at + 2 if best > 0 else 0] * stretch
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -257,7 +232,7 @@ def _step(weighted, total, count, span, wavelength, stretch, row):
         excess = np.sqrt(here) - np.sqrt(beside)
         if excess > best:
             best, at = excess, edge
-    row[2], row[5] = np.log1p(best), at
+    row[1], row[4] = np.log1p(best), at
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -272,4 +247,4 @@ def _loss(weighted, total, count, is_open, widths, power, wavelength, stretch, r
         at = first_largest(windows, NEGATIVE)
         if -windows[at] > best:
             best, found, span = -windows[at], at, widths[j]
-    row[3], row[6], row[7] = np.log1p(np.sqrt(best)), wavelength[found + span // 2] * stretch, span
+    row[2], row[5], row[6] = np.log1p(np.sqrt(best)), wavelength[found + span // 2] * stretch, span

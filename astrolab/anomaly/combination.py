@@ -9,6 +9,13 @@ from astrolab.anomaly.fault_search import IS_FAULT
 PEER_SCORES = ("score_chi2", "score_trough", "score_lines", "score_continuum", "score_latent")
 SCORES = (*PEER_SCORES, "score_class")
 
+# evidence of observed pixels, in sigma beyond what noise and an ordinary night leave, the same in every survey
+PIXEL_SCORES = ("artefact_cosmic_ray", "artefact_sky")
+_SHARP = 5.0  # sigma: no noise of some thousand pixels is that sharp
+# residuals on airglow lines whose squares are 2.2 times those beside them; every tenth more counts as one sigma
+_SHINING, _PER_SIGMA = np.log(2.2), 0.1
+_MOST = 20.0
+
 # what an artefact may explain is taken off: the evidence beyond what every third ordinary object has
 _ARTEFACT_FREE, _ARTEFACT_WEIGHT = 0.5, 1.25
 # from here on it is no longer a question what a feature is, and however high a spike stands it is taken off whole
@@ -41,7 +48,7 @@ def science_score(table, single, shared):
     Parameters
     ----------
     table : pandas.DataFrame
-        With ``FAULT_COLUMNS``.
+        With ``FAULT_COLUMNS`` and ``PIXEL_COLUMNS``.
     single : numpy.ndarray, shape (object, n_score)
         ``SCORES`` and ``ARTEFACT_SCORES``.
     shared : numpy.ndarray, shape (object, n_shared)
@@ -59,9 +66,26 @@ def science_score(table, single, shared):
     by_peers, of_class = left[:, : len(PEER_SCORES)], left[:, SCORES.index("score_class")]
     by_peers *= np.where(by_peers > 0, 1 - share[:, None], 1)
     of_class -= gain
-    evidence = length(np.concatenate([single[:, len(SCORES) :], shared], axis=1))
+    evidence = length(np.concatenate([single[:, len(SCORES) :], shared, pixel_scores(table)], axis=1))
     doubt, certainty = (np.maximum(evidence - limit, 0) for limit in (_ARTEFACT_FREE, _ARTEFACT_SURE))
     return strangeness(left) - _ARTEFACT_WEIGHT * doubt - 0.5 * certainty**2
+
+
+def pixel_scores(table):
+    """Say how far observed pixels go beyond what noise and an ordinary night leave.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With ``PIXEL_COLUMNS``.
+
+    Returns
+    -------
+    numpy.ndarray, shape (object, 2)
+        ``PIXEL_SCORES``, from 0 to 20 sigma.
+    """
+    spike, airglow = (table[name].to_numpy("float64") for name in ("pixel_spike", "pixel_airglow"))
+    return np.clip(np.column_stack([spike - _SHARP, (airglow - _SHINING) / _PER_SIGMA]), 0, _MOST)
 
 
 def fault_score(table):

@@ -6,7 +6,7 @@ import pandas as pd
 from astrolab.anomaly.attribution import attribute_pixels
 from astrolab.anomaly.regions import Window, find_windows, name_region
 from astrolab.anomaly.rescoring import Rescorer
-from astrolab.anomaly.scores import reconstruct
+from astrolab.anomaly.scores import pixel_faults_of, reconstruct
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.schema import WAVELENGTH_REST, check_spectra
 
@@ -107,6 +107,7 @@ def explain_anomaly(models, spectra, scale, *, n_regions=3):
     top = spectra[["flux", "ivar"]].compute()
     columns = [top[name].values for name in ("targetid", "flux", "ivar", "redshift")]
     _check_objects(*columns)
+    columns.append(np.asarray(pixel_faults_of(spectra)))
     batches = [slice(start, start + _BATCH) for start in range(0, len(columns[0]), _BATCH)]
     rows = [row for batch in batches for row in _explain_batch(rescorer, *(c[batch] for c in columns), n_regions)]
     return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
@@ -121,9 +122,9 @@ def _check_objects(targetid, flux, ivar, redshift):
         )
 
 
-def _explain_batch(rescorer, targetid, flux, ivar, redshift, n_regions):
+def _explain_batch(rescorer, targetid, flux, ivar, redshift, pixel_faults, n_regions):
     """Return the rows of some objects; every variant of all of them is scored in one batch."""
-    raw = rescorer.raw(flux, ivar, redshift)
+    raw = rescorer.raw(flux, ivar, redshift, pixel_faults)
     before = rescorer.place(raw)
     attribution = attribute_pixels(rescorer, flux, ivar, before)
     residual, weight = _residuals(rescorer.members[0], flux, ivar)

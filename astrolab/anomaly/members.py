@@ -11,6 +11,8 @@ from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.combination import PEER_SCORES
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 
+# what a model says of an object, as columns of `_raw_values`
+N_RAW = 4 + len(TROUGH_WIDTHS) + len(ARTEFACT_SCORES)
 # latent vectors that others are compared with, and how many of the nearest
 _N_LATENT = 10_000
 _N_NEAREST = 10

@@ -7,7 +7,7 @@ import pandas as pd
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES, FAULT_SCORE, SHARED_SCORES, describe_artefacts
 from astrolab.anomaly.classes import CLASSES
-from astrolab.anomaly.combination import SCORES
+from astrolab.anomaly.combination import PIXEL_SCORES, SCORES
 from astrolab.anomaly.reasons import describe_reasons
 from astrolab.anomaly.scale import Scale, fit_scale, place_on_scale
 from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, member_table, raw_scores, reconstruct
@@ -315,7 +315,8 @@ def _describe(table, wavelength):
     table["reasons"] = describe_reasons(table)
     table["shared_trough_at"] = table[f"trough_at_{TROUGH_WIDTHS[1]}"] * (1 + table["redshift"])
     table["artefact_evidence"] = describe_artefacts(table)
-    scores = ["anomaly_score", "raw_score", "artefact_score", *SCORES, *ARTEFACT_SCORES, *SHARED_SCORES, FAULT_SCORE]
+    wholes, parts = ("anomaly_score", "raw_score", "artefact_score"), (*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES)
+    scores = [*wholes, *parts, *PIXEL_SCORES, FAULT_SCORE]
     table = table[_column_order(table)]
     return table.astype({name: "float32" for name in scores if name in table})
 
@@ -388,6 +389,7 @@ def _column_order(table):
         "pipeline_rank",
         "artefact_evidence",
         *ARTEFACT_SCORES,
+        *PIXEL_SCORES,
         FAULT_SCORE,
     ]
     rest = ["chi2", "n_good", "snr_rest"]

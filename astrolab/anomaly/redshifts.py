@@ -10,6 +10,7 @@ from astrolab.anomaly.scores import as_members, block_columns, member_table, sco
 from astrolab.anomaly.shape import LINE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 from astrolab.models.files import model_to_bytes
+from astrolab.pixel_faults import find_pixel_faults
 from astrolab.schema import OBJECT, WAVELENGTH, SchemaError, check_spectra, check_targetid, spectral_dim
 from astrolab.spectra import _normalize_block, _rebin_block, pixel_edges
 from astrolab.stores.passes import map_chunks
@@ -245,6 +246,7 @@ def _score(models, spectra, scale, grid, tried, chunks_dir):
         flux,
         ivar,
         da.from_array(redshifts, chunks=(flux.chunks[0], -1)),
+        observed=spectra[WAVELENGTH].values,
         edges=(pixel_edges(spectra[WAVELENGTH].values), pixel_edges(grid)),
         wavelength=grid,
         described=dask.delayed([described for described, _ in packed], pure=True),
@@ -270,9 +272,10 @@ def _place(scale, table):
     return result.reindex(table.index)
 
 
-def _score_block(flux, ivar, redshifts, *, edges, wavelength, described, weights):
+def _score_block(flux, ivar, redshifts, *, observed, edges, wavelength, described, weights):
     """Score the spectra of one chunk at each of their redshifts; NaN where there is none."""
     n_columns = len(block_columns(described[0][1]["n_latent"], len(described)))
+    pixel_faults = find_pixel_faults(flux, ivar, observed)
     out = np.full((*redshifts.shape, n_columns), np.nan, "float32")
     rows, places = np.nonzero(np.isfinite(redshifts) & (redshifts > -1))
     for start in range(0, len(rows), _N_BATCH):
@@ -280,5 +283,5 @@ def _score_block(flux, ivar, redshifts, *, edges, wavelength, described, weights
         redshift = redshifts[row, place]
         rest = _rebin_block(flux[row], ivar[row], redshift, edges_in=edges[0], edges_out=edges[1])
         rest = _normalize_block(*rest, redshift)
-        out[row, place] = score_block(*rest, redshift[:, None], wavelength, described, weights)
+        out[row, place] = score_block(*rest, redshift[:, None], pixel_faults[row], wavelength, described, weights)
     return out.reshape(len(flux), -1)

@@ -13,9 +13,17 @@ from scipy.stats import false_discovery_control
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES, FAULT_SCORE, SHARED_SCORES
 from astrolab.anomaly.calibration import Peers, column_quantiles, normal_scores
-from astrolab.anomaly.combination import SCORES, fault_score, length, science_score, strangeness
+from astrolab.anomaly.combination import (
+    PIXEL_SCORES,
+    SCORES,
+    fault_score,
+    length,
+    pixel_scores,
+    science_score,
+    strangeness,
+)
 from astrolab.anomaly.conformal import Cells, conformal_p_values, fit_cells
-from astrolab.anomaly.members import MemberScale, fit_members, member_scores
+from astrolab.anomaly.members import N_RAW, MemberScale, fit_members, member_scores
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
 from astrolab.anomaly.shape import LINE_WINDOWS, fit_shape, shape_scores
 from astrolab.anomaly.shared import count_places, shared_excess
@@ -128,8 +136,8 @@ def place_on_scale(scale, table, *, is_reference=None):
     -------
     pandas.DataFrame
         ``anomaly_score``; what it is made of: ``raw_score`` with its parts ``SCORES``, and ``artefact_score`` with its
-        parts ``ARTEFACT_SCORES``, ``SHARED_SCORES`` and ``FAULT_SCORE``; parts in robust sigma above peers, but for
-        ``score_class`` (`class_score`, not below 0) and the two last kinds, wholes their length;
+        parts ``ARTEFACT_SCORES``, ``SHARED_SCORES``, ``PIXEL_SCORES`` and ``FAULT_SCORE``; parts in robust sigma above
+        peers, but for ``score_class`` (`class_score`, not below 0) and the three last kinds, wholes their length;
         ``p_value`` (conformal) and ``q_value`` (Benjamini & Hochberg 1995, over this table), both of anomaly_score;
         ``z_<line>`` (each line's strength against the ordinary, sigma); with several models also ``score_<i>``, each
         one's own opinion.
@@ -144,13 +152,14 @@ def _place(scale, table, shape, single, is_member):
     mean = np.mean(single, axis=0)
     matched = _matched(table)
     shared = _shared_scores(scale.shared, table, mean)
-    columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES]
-    result = pd.DataFrame(np.concatenate([mean, shared], axis=1), columns=columns, index=table.index)
+    columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES, *PIXEL_SCORES]
+    parts = np.concatenate([mean, shared, pixel_scores(table)], axis=1)
+    result = pd.DataFrame(parts, columns=columns, index=table.index)
     result["score_class"] = result["score_class"].clip(lower=0)
     trend = _trend_terms(scale.trend_place, table) @ scale.trend
     score = science_score(table, mean, shared) - trend
     result[FAULT_SCORE] = fault_score(table)
-    artefact = length(result[[*ARTEFACT_SCORES, *SHARED_SCORES, FAULT_SCORE]].to_numpy())
+    artefact = length(result[[*columns[len(SCORES) :], FAULT_SCORE]].to_numpy())
     wholes = {"anomaly_score": score, "raw_score": strangeness(mean), "artefact_score": artefact}
     for place, (name, column) in enumerate(wholes.items()):
         result.insert(place, name, column)
@@ -200,7 +209,7 @@ def load_scale(path):
     Raises
     ------
     ValueError
-        If the file does not hold a scale.
+        If the file does not hold a scale, or one of another version.
 
     Examples
     --------
@@ -221,6 +230,10 @@ def load_scale(path):
         return kind(**{field.name: arrays[f"{prefix}.{field.name}"] for field in fields(kind)})
 
     try:
+        if any(arrays[f"members.{i}.tails"].shape != (N_RAW,) for i in range(n_members)):
+            raise ValueError(
+                f"'{path}' was made by another version of AstroLab, which measured other things; rank its survey again."
+            )
         members = tuple(
             MemberScale(
                 latent=arrays[f"members.{i}.latent"],

@@ -20,7 +20,8 @@ from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
 from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
 from astrolab.models.files import model_from_bytes, model_to_bytes
 from astrolab.models.pretrained import is_pretrained_grid, pretrained_vae
-from astrolab.schema import WAVELENGTH_REST
+from astrolab.pixel_faults import PIXEL_COLUMNS
+from astrolab.schema import OBJECT, PIXEL_FAULTS, WAVELENGTH_REST
 from astrolab.stores.passes import map_chunks, whole_spectra
 
 # widths, in rest-grid pixels, of the windows in which residuals are added up: narrow lines to broad troughs
@@ -29,7 +30,7 @@ BAND_WIDTHS = (1, 4, 16, 64)
 TROUGH_WIDTHS = (4, 8, 16)
 
 # columns that models have no say in, or all of them together
-_SHARED = ("n_good", "snr_rest", *SHAPE_COLUMNS, *CLASS_COLUMNS, *FAULT_COLUMNS)
+_SHARED = ("n_good", "snr_rest", *PIXEL_COLUMNS, *SHAPE_COLUMNS, *CLASS_COLUMNS, *FAULT_COLUMNS)
 _WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
 
 # of each width, the first of its columns among the bands and among the troughs; -1 where there is none
@@ -60,7 +61,7 @@ def block_columns(n_latent, n_members=1):
     Returns
     -------
     list of str
-        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``SHAPE_COLUMNS``,
+        ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``PIXEL_COLUMNS``, ``SHAPE_COLUMNS``,
         ``CLASS_COLUMNS`` and ``FAULT_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in
         sigma), ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
         significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
@@ -105,8 +106,9 @@ def raw_scores(models, spectra, *, chunks_dir=None):
     models : torch.nn.Module or sequence of them
         Trained models; a chunk is read once for all of them.
     spectra : xarray.Dataset
-        Normalised spectra on the models' grid, dims ``(object, wavelength_rest)``, with ``redshift``; lazy or in
-        memory. Only the scores come back: some hundred bytes an object.
+        Normalised spectra on the models' grid, dims ``(object, wavelength_rest)``, with ``redshift``, and with
+        ``pixel_faults`` where they come from `to_restframe`; lazy or in memory. Only the scores come back: some hundred
+        bytes an object.
     chunks_dir : path-like, optional
         Folder that keeps each chunk's scores as soon as they are there, as in `map_chunks`: the same call after a crash
         goes on.
@@ -126,6 +128,7 @@ def raw_scores(models, spectra, *, chunks_dir=None):
         flux,
         ivar,
         redshift,
+        da.asarray(pixel_faults_of(spectra)).rechunk((flux.chunks[0], -1)),
         wavelength=spectra[WAVELENGTH_REST].values,
         described=dask.delayed([described for described, _ in packed], pure=True),
         weights=_delay_weights([weights for _, weights in packed]),
@@ -140,7 +143,24 @@ def as_members(models):
     return [models] if hasattr(models, "config") else list(models)
 
 
-def score_block(flux, ivar, redshift, wavelength, described, weights):
+def pixel_faults_of(spectra):
+    """Return what the observed pixels of spectra said; zeros, which is nothing found, where nobody looked at them.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        In the rest frame.
+
+    Returns
+    -------
+    array, shape (object, 3)
+        Lazy where the spectra are.
+    """
+    is_known = PIXEL_FAULTS in spectra
+    return spectra[PIXEL_FAULTS].data if is_known else np.zeros((spectra.sizes[OBJECT], len(PIXEL_COLUMNS)), "float32")
+
+
+def score_block(flux, ivar, redshift, pixel_faults, wavelength, described, weights):
     """Score the spectra of one chunk.
 
     Parameters
@@ -149,6 +169,8 @@ def score_block(flux, ivar, redshift, wavelength, described, weights):
         Normalised flux and inverse variance; pixels with ``ivar == 0`` count for nothing.
     redshift : numpy.ndarray, shape (object, 1)
         Redshift of each, which tells where in the observed frame a pixel was.
+    pixel_faults : numpy.ndarray, shape (object, 3)
+        From `find_pixel_faults`; they are passed on.
     wavelength : numpy.ndarray, shape (n_wavelength,)
         Rest vacuum wavelength, Å.
     described, weights : list
@@ -171,7 +193,10 @@ def score_block(flux, ivar, redshift, wavelength, described, weights):
         with torch.inference_mode():
             parts = [
                 _score_batch(
-                    models, directions, *(part[start : start + _BATCH] for part in (flux, ivar, redshift)), wavelength
+                    models,
+                    directions,
+                    *(part[start : start + _BATCH] for part in (flux, ivar, redshift, pixel_faults)),
+                    wavelength,
                 )
                 for start in range(0, len(flux), _BATCH)
             ]
@@ -201,7 +226,7 @@ def reconstruct(model, flux, ivar):
     return out.flux_model.numpy(force=True), out.ivar_model.numpy(force=True)
 
 
-def _score_batch(models, directions, flux, ivar, redshift, wavelength):
+def _score_batch(models, directions, flux, ivar, redshift, pixel_faults, wavelength):
     flux, ivar, redshift = np.ascontiguousarray(flux), np.ascontiguousarray(ivar), np.ravel(redshift)
     weight, coverage = class_weights(flux, ivar), _measure_coverage(flux, ivar)
     shape, classes = measure_shape(flux, ivar, wavelength), fit_classes(flux, weight, wavelength, redshift)
@@ -209,7 +234,7 @@ def _score_batch(models, directions, flux, ivar, redshift, wavelength):
     parts, flux_models = zip(*scored, strict=True)
     flux_model = sum(flux_models) / len(flux_models)
     faults = fault_evidence(flux, weight, flux_model, directions, wavelength, redshift)
-    return np.concatenate([coverage, shape, classes, faults, *parts], axis=1)
+    return np.concatenate([coverage, pixel_faults, shape, classes, faults, *parts], axis=1)
 
 
 def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):

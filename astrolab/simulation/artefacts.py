@@ -6,8 +6,8 @@ observed wavelength and knows nothing of redshift. What is not given is drawn, s
 
 import numpy as np
 
+from astrolab.airglow import AIRGLOW
 from astrolab.simulation.grid import LINE_SPREAD
-from astrolab.simulation.sky import AIRGLOW
 
 ARTEFACTS = ("cosmic_ray", "sky_residual", "arm_step", "dead_amplifier")
 

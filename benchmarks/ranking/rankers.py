@@ -269,7 +269,8 @@ def together(first, second):
     """Return the rows of both Datasets in one; columns that only one has are left out."""
     columns = [name for name in first.coords if name in second.coords and first[name].dims == (OBJECT,)]
     dim = [name for name in first["flux"].dims if name != OBJECT]
-    parts = [one[["flux", "ivar"]].drop_vars(set(one.coords) - {*columns, *dim}) for one in (first, second)]
+    variables = [name for name in first.data_vars if name in second.data_vars]
+    parts = [one[variables].drop_vars(set(one.coords) - {*columns, *dim}) for one in (first, second)]
     return xr.concat(parts, dim=OBJECT, combine_attrs="drop_conflicts")
 
 
