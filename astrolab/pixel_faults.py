@@ -29,7 +29,7 @@ _MUCH = np.float32(9)
 
 
 def find_pixel_faults(flux, ivar, wavelength):
-    """Look in observed spectra for spikes narrower than the line spread, and for residuals on airglow lines.
+    """Look in observed spectra for pixels sharper than the line spread, and for residuals on airglow lines.
 
     Every pixel is compared with the mean of those three and four pixels away on either side.
 
@@ -43,10 +43,10 @@ def find_pixel_faults(flux, ivar, wavelength):
     Returns
     -------
     numpy.ndarray, shape (object, 3), float32
-        Columns ``PIXEL_COLUMNS``: by how many sigma the sharpest pixel exceeds what an unresolved line with such
-        neighbours would have at most (0 where pixels are wider than 80 km/s), and its observed wavelength, Å; ln of the
-        ratio of the mean squared deviations, in sigma, on bright airglow lines and beside all of them (0 where fewer
-        than 20 pixels of either kind are measured).
+        Columns ``PIXEL_COLUMNS``: by how many sigma the sharpest pixel, bright or dark, exceeds what an unresolved line
+        with such neighbours would have at most (0 where pixels are wider than 80 km/s), and its observed wavelength, Å;
+        ln of the ratio of the mean squared deviations, in sigma, on bright airglow lines and beside all of them (0
+        where fewer than 20 pixels of either kind are measured).
 
     Examples
     --------
@@ -125,13 +125,15 @@ def _measure_sharpness(values, variance, sides, is_narrow, sharpness):
         variance[_BESIDE + 1 :],
     )
     below, of_below, narrow, filled = sides[0, _BESIDE:], sides[1, _BESIDE:], is_narrow[_BESIDE:], sharpness[_BESIDE:]
+    zero = np.float32(0)
     for k in range(n):
-        bluer, redder = left[k] - below[k], right[k] - below[k]
-        bluer = bluer if bluer > 0 else np.float32(0)
-        redder = redder if redder > 0 else np.float32(0)
+        bluer, own, redder = left[k] - below[k], middle[k] - below[k], right[k] - below[k]
+        sign = np.float32(1) if own > 0 else np.float32(-1)
+        bluer, redder = sign * bluer, sign * redder
+        allowed = per_light * ((bluer if bluer > 0 else zero) + (redder if redder > 0 else zero))
         noise = own_variance[k] + per_light * per_light * (left_variance[k] + right_variance[k]) + quarter * of_below[k]
-        excess = (middle[k] - below[k] - per_light * (bluer + redder)) / np.sqrt(noise)
-        filled[k] = excess if (excess > 0) & narrow[k] else np.float32(0)
+        excess = (sign * own - allowed) / np.sqrt(noise)
+        filled[k] = excess if (excess > 0) & narrow[k] else zero
 
 
 @njit(nogil=True, cache=True)

@@ -138,7 +138,7 @@ _PLACES = (
     "fault_last",
 )
 _WORDS = {
-    "artefact_cosmic_ray": _at("pixel_spike_at", "spike narrower than the line spread, at "),
+    "artefact_cosmic_ray": _at("pixel_spike_at", "pixel sharper than the line spread, at "),
     "artefact_sky": _always("residuals on airglow lines"),
     "artefact_spike": _at("spike_at", "spike of a pixel at ", ", at no line"),
     "artefact_step": _at("step_at", "step where cameras meet, at "),
