@@ -1,13 +1,15 @@
 """Other classes than quasars: fitted as plain least squares would, and told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.polynomial import Legendre
 
 import astrolab as al
 from astrolab.anomaly.classes import CLASSES, _templates, class_score, class_weights, fit_classes, mean_chi2
-from astrolab.anomaly.scores import raw_scores
-from astrolab.models.pretrained import pretrained_vae
+from astrolab.anomaly.scores import raw_scores, reconstruct
+from astrolab.models.pretrained import pretrained_vae, start_vaes
 from astrolab.simulation.stars import STAR_CLASSES, star_flux
 
 GRID = al.rest_grid(1000, 7500, 1500)
@@ -87,6 +89,40 @@ def test_the_score_tells_stars_from_quasars(mixed):
     score, truth = class_score(table["log_chi2_model"], table["log_chi2_class"])[is_ranked], truth[is_ranked]
     assert (score[truth == "QSO"] <= 0).mean() > 0.8
     assert np.median(score[truth == "STAR"]) > 1
+
+
+def test_the_shipped_model_is_asked_with_the_same_weights(mixed):
+    rest, _ = mixed
+    some = rest.isel(object=slice(0, 40))
+    table = raw_scores(pretrained_vae(), some)
+    np.testing.assert_allclose(table["log_chi2_shipped"], table["log_chi2_model"], rtol=1e-5, atol=1e-6)
+    flux, ivar = some.flux.values, some.ivar.values
+    power = class_weights(flux, ivar) * (flux - reconstruct(pretrained_vae(), flux, ivar)[0]) ** 2
+    expected = mean_chi2(power.sum(axis=1), np.maximum((ivar > 0).sum(axis=1), 1))
+    np.testing.assert_allclose(table["log_chi2_shipped"], expected, rtol=1e-4, atol=1e-5)
+    short = some.isel(wavelength_rest=slice(0, 300))
+    assert raw_scores(al.VAE(n_wavelength=300), short)["log_chi2_shipped"].isna().all()
+
+
+def test_stars_stay_strange_to_models_that_many_stars_have_taught():
+    survey = al.simulate_survey(250, seed=8, star_fraction=0.25, rare_fraction=0)
+    survey = al.select_objects(survey, spectype="any")[0]
+    stars = survey["targetid"].values[survey["truth_spectype"].values == "STAR"]
+    # a star is among quasars because somebody gave it a quasar's redshift
+    redshift = np.random.default_rng(0).uniform(0.5, 3, len(survey["redshift"]))
+    redshift = np.where(survey["targetid"].isin(stars), redshift, survey["redshift"])
+    rest = al.normalize_flux(al.to_restframe(survey.assign_coords(redshift=("object", redshift)), GRID)).compute()
+    (vae,), learning_rate, _ = start_vaes(GRID)
+    al.fit(vae, rest, n_epochs=25, learning_rate=learning_rate, progress=False)
+    ranking, _, scale = al.score_anomalies(vae, rest)
+    nobody_asked = replace(scale, members=tuple(replace(one, shipped=np.full(3, np.nan)) for one in scale.members))
+    alone = al.score_anomalies(vae, rest, scale=nobody_asked).ranking
+    (asked, is_star), (unasked, _) = (
+        (one["score_class"].to_numpy(), one["targetid"].isin(stars).to_numpy())
+        for one in (one.sort_values("targetid") for one in (ranking, alone))
+    )
+    assert np.median(asked[is_star]) > 1.3 * np.median(unasked[is_star]) > 0
+    assert np.mean(asked[~is_star] > 0) < np.mean(unasked[~is_star] > 0) + 0.03
 
 
 def test_a_spectrum_without_a_good_pixel_spoils_no_other(mixed):

@@ -275,6 +275,35 @@ def normal_scores(quantiles, matched):
     return np.stack(places, axis=1)
 
 
+def robust_fit(terms, values):
+    """Fit terms and a constant to the values of most objects: biweight (Beaton & Tukey 1974); a few do not count.
+
+    Parameters
+    ----------
+    terms : numpy.ndarray, shape (object, n_term)
+        Terms.
+    values : numpy.ndarray, shape (object,)
+        Finite.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_term + 1,)
+        Coefficients, the last of them the constant; NaN where there are fewer than three objects for each.
+    """
+    design = np.column_stack([terms, np.ones(len(terms))])
+    if len(values) < 3 * design.shape[1]:
+        return np.full(design.shape[1], np.nan)
+    weight = np.ones(len(values))
+    for _ in range(20):
+        root = np.sqrt(weight)
+        fitted = np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]
+        residual = values - design @ fitted
+        residual -= np.median(residual)
+        far = residual / (3 * 1.4826 * np.median(np.abs(residual)) + 1e-9)
+        weight = np.where(np.abs(far) < 1, (1 - far**2) ** 2, 1e-6)
+    return fitted
+
+
 def _without_self(near, rows, n_peers):
     """Drop each object from its own peers, or the farthest where it is not among them."""
     is_self = near == rows[:, None]

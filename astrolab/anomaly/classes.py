@@ -3,7 +3,8 @@
 Peers cannot answer that: what is no quasar often lies at redshifts of its own, and is its own peer there. So the
 comparison is absolute: how much better does a spectrum of another class explain the pixels than the survey's model?
 The spectra of other classes are the simulator's analytic ones; nothing in them was learned from any survey. A survey of
-which a tenth is stars teaches its model what stars look like, and then nothing explains them better.
+which a tenth is stars teaches its model what stars look like, and then nothing explains them better: so the model that
+ships with AstroLab is asked too (`astrolab.anomaly.members`), where the spectra are on its grid.
 """
 
 from functools import lru_cache

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES
-from astrolab.anomaly.calibration import Peers, compare_each, equal_tails, fit_peers, upper_tails
+from astrolab.anomaly.calibration import Peers, compare_each, equal_tails, fit_peers, robust_fit, upper_tails
 from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.combination import PEER_SCORES
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
@@ -16,6 +16,7 @@ N_RAW = 4 + len(TROUGH_WIDTHS) + len(ARTEFACT_SCORES)
 # latent vectors that others are compared with, and how many of the nearest
 _N_LATENT = 10_000
 _N_NEAREST = 10
+_SNR_MIN = 0.3  # below that a spectrum tells nothing
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,16 @@ class MemberScale:
         Of every single score.
     tails : numpy.ndarray, shape (n_score,)
         From `upper_tails`.
+    shipped : numpy.ndarray, shape (3,)
+        By how much the shipped model explains most objects worse than this one does, in ln χ²: coefficients of ln S/N,
+        of its square, and the constant. NaN where nobody asked the shipped model.
     """
 
     latent: np.ndarray
     latent_spread: np.ndarray
     peers: Peers
     tails: np.ndarray
+    shipped: np.ndarray
 
 
 def _latent(table):
@@ -64,16 +69,18 @@ def fit_members(table, matched, shape, seed=0):
     single : list of numpy.ndarray, shape (object, n_score)
         What `member_scores` gives of the same objects.
     """
-    latents, raws, peers, of_class = [], [], [], []
+    latents, raws, peers, of_class, shipped = [], [], [], [], []
     for i in range(_n_members(table)):
         one = member_table(table, i)
         latents.append(_reference_latent(_latent(one), seed))
         raws.append(_raw_values(one, shape, *latents[-1]))
         peers.append(fit_peers(raws[-1], matched, seed))
-        of_class.append(_class_score(one))
+        shipped.append(_fit_shipped(one))
+        of_class.append(_class_score(one, shipped[-1]))
     compared = compare_each(peers, raws, matched)
     tails = [upper_tails(one) for one in compared]
-    members = tuple(MemberScale(*latent, *rest) for latent, *rest in zip(latents, peers, tails, strict=True))
+    parts = zip(latents, peers, tails, shipped, strict=True)
+    members = tuple(MemberScale(*latent, *rest) for latent, *rest in parts)
     return members, [_single_scores(*parts) for parts in zip(compared, tails, of_class, strict=True)]
 
 
@@ -96,7 +103,7 @@ def member_scores(members, table, matched, shape):
     for i, member in enumerate(members):
         one = member_table(table, i)
         raws.append(_raw_values(one, shape, member.latent, member.latent_spread))
-        of_class.append(_class_score(one))
+        of_class.append(_class_score(one, member.shipped))
     compared = compare_each([member.peers for member in members], raws, matched)
     tails = [member.tails for member in members]
     return [_single_scores(*parts) for parts in zip(compared, tails, of_class, strict=True)]
@@ -111,8 +118,27 @@ def _reference_latent(latent, seed):
     return latent / spread, spread
 
 
-def _class_score(table):
-    return class_score(table["log_chi2_model"], table["log_chi2_class"])[:, None]
+def _fit_shipped(table):
+    """Learn by how much the shipped model explains most objects worse than the survey's, which grows with their S/N."""
+    worse = (table["log_chi2_shipped"] - table["log_chi2_model"]).to_numpy("float64")
+    is_known = np.isfinite(worse)
+    return robust_fit(_snr_terms(table)[is_known], worse[is_known])
+
+
+def _class_score(table, shipped):
+    """Say by how much another class explains objects better than both this model and the shipped one.
+
+    A model that a survey with many stars has taught explains stars as well as anything does. The shipped one was taught
+    quasars alone: what it explains worse than most objects of that S/N, the survey has taught.
+    """
+    expected = np.column_stack([_snr_terms(table), np.ones(len(table))]) @ shipped
+    of_model = np.fmax(table["log_chi2_model"], table["log_chi2_shipped"] - expected)
+    return class_score(of_model, table["log_chi2_class"])[:, None]
+
+
+def _snr_terms(table):
+    log_snr = np.log(np.maximum(table["snr_rest"].to_numpy("float64"), _SNR_MIN))
+    return np.column_stack([log_snr, log_snr**2])
 
 
 def _single_scores(compared, tails, of_class):

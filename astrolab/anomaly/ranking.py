@@ -47,8 +47,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     and number of good pixels): ``score_chi2`` (reconstruction χ²), ``score_trough`` (the deepest missing flux in
     windows of 4, 8 and 16 pixels of the rest grid), ``score_lines`` (emission lines weaker than the survey's),
     ``score_continuum`` (a continuum that no tilt makes ordinary), ``score_latent`` (distance to the nearest latent
-    vectors). The sixth is absolute: ``score_class`` (how much better than the models a star, a galaxy or featureless
-    light explains the spectrum, in units of 30 % of χ²).
+    vectors). The sixth is absolute: ``score_class`` (how much better than the models, and on its grid than the shipped
+    one, a star, a galaxy or featureless light explains the spectrum, in units of 30 % of χ²).
     ``raw_score`` is the length of what is positive in them; ``artefact_score`` says the same of what an instrument
     leaves, and ``anomaly_score`` is what remains of the former without the latter, and without the trend with
     redshift, S/N and coverage that is left.
@@ -365,8 +365,9 @@ def _why_not_ranked(table):
     """Return the reason an object cannot be ranked, or an empty string."""
     redshift = table["redshift"].to_numpy()
     has_redshift = np.isfinite(redshift) & (redshift > -1)
-    # a line or a continuum that was not measured is NaN, and that is no fault
-    numbers = table.drop(columns=[*_CARRIED, *SHAPE_COLUMNS], errors="ignore").select_dtypes("number")
+    # a line, a continuum or the shipped model's opinion that was not measured is NaN, and that is no fault
+    may_be_missing = [*_CARRIED, *SHAPE_COLUMNS, "log_chi2_shipped"]
+    numbers = table.drop(columns=may_be_missing, errors="ignore").select_dtypes("number")
     return np.select(
         [~has_redshift, table["n_good"] < N_GOOD_MIN, ~np.isfinite(numbers).all(axis=1)],
         [

@@ -264,7 +264,8 @@ def _score(models, spectra, scale, grid, tried, chunks_dir):
 
 
 def _place(scale, table):
-    needed = member_table(table).drop(columns=[name for name in table if name.startswith(("line_", "continuum_"))])
+    may_be_missing = [name for name in table if name.startswith(("line_", "continuum_")) or name == "log_chi2_shipped"]
+    needed = member_table(table).drop(columns=may_be_missing)
     is_scored = np.isfinite(needed).all(axis=1) & (table["n_good"] >= 50)
     placed = place_on_scale(scale, table[is_scored])
     evidence = line_evidence(table[is_scored], scale.ordinary)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save
 from scipy.stats import false_discovery_control
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES, FAULT_SCORE, SHARED_SCORES
-from astrolab.anomaly.calibration import Peers, column_quantiles, normal_scores
+from astrolab.anomaly.calibration import Peers, column_quantiles, normal_scores, robust_fit
 from astrolab.anomaly.combination import (
     PIXEL_SCORES,
     SCORES,
@@ -109,7 +109,8 @@ def fit_scale(table, *, is_reference=None, seed=0):
     terms = _trend_terms(trend_place, table)
     # what is explained better as something else says nothing about quasars, and often lies at redshifts of its own
     is_quasar = mean[:, SCORES.index("score_class")] <= 0
-    trend = _robust_fit(terms[is_quasar], score[is_quasar])
+    # too few to tell a trend from chance have none
+    trend = np.nan_to_num(robust_fit(terms[is_quasar], score[is_quasar])[:-1])
     score = score - terms @ trend
     chosen = np.ones(len(table), bool) if is_reference is None else np.asarray(is_reference, bool)
     if not chosen.any():
@@ -236,10 +237,8 @@ def load_scale(path):
             )
         members = tuple(
             MemberScale(
-                latent=arrays[f"members.{i}.latent"],
-                latent_spread=arrays[f"members.{i}.latent_spread"],
                 peers=part(Peers, f"members.{i}.peers"),
-                tails=arrays[f"members.{i}.tails"],
+                **{name: arrays[f"members.{i}.{name}"] for name in ("latent", "latent_spread", "tails", "shipped")},
             )
             for i in range(n_members)
         )
@@ -292,19 +291,3 @@ def _trend_terms(quantiles, table):
     """Return the terms of a parabola in the normal scores of redshift, S/N and coverage, shape (object, n_term)."""
     place = normal_scores(quantiles, _matched(table))
     return np.column_stack([place, place**2 - 1])
-
-
-def _robust_fit(terms, score):
-    """Fit terms to the scores of ordinary objects: biweight (Beaton & Tukey 1974), so that anomalies do not count."""
-    design = np.column_stack([terms, np.ones(len(terms))])
-    if len(score) < 3 * design.shape[1]:  # too few to tell a trend from chance
-        return np.zeros(terms.shape[1])
-    weight = np.ones(len(score))
-    for _ in range(20):
-        root = np.sqrt(weight)
-        fitted = np.linalg.lstsq(design * root[:, None], score * root, rcond=None)[0]
-        residual = score - design @ fitted
-        residual -= np.median(residual)
-        far = residual / (3 * 1.4826 * np.median(np.abs(residual)) + 1e-9)
-        weight = np.where(np.abs(far) < 1, (1 - far**2) ** 2, 1e-6)
-    return fitted[:-1]

@@ -29,8 +29,8 @@ BAND_WIDTHS = (1, 4, 16, 64)
 # and those in which flux is missed: from narrow troughs to broad ones
 TROUGH_WIDTHS = (4, 8, 16)
 
-# columns that models have no say in, or all of them together
-_SHARED = ("n_good", "snr_rest", *PIXEL_COLUMNS, *SHAPE_COLUMNS, *CLASS_COLUMNS, *FAULT_COLUMNS)
+# columns that the survey's models have no say in, or all of them together
+_SHARED = ("n_good", "snr_rest", *PIXEL_COLUMNS, *SHAPE_COLUMNS, *CLASS_COLUMNS, "log_chi2_shipped", *FAULT_COLUMNS)
 _WINDOWS = {"band": BAND_WIDTHS, "trough": TROUGH_WIDTHS}
 
 # of each width, the first of its columns among the bands and among the troughs; -1 where there is none
@@ -62,7 +62,9 @@ def block_columns(n_latent, n_members=1):
     -------
     list of str
         ``n_good`` (good pixels), ``snr_rest`` (their mean S/N in the rest frame), ``PIXEL_COLUMNS``, ``SHAPE_COLUMNS``,
-        ``CLASS_COLUMNS`` and ``FAULT_COLUMNS``; then of each model ``log_chi2`` (ln of the mean squared residual in
+        ``CLASS_COLUMNS``, ``log_chi2_shipped`` (``log_chi2_model`` of the model that ships with AstroLab, which no
+        survey has taught; NaN on another grid than its own) and ``FAULT_COLUMNS``; then of each model
+        ``log_chi2`` (ln of the mean squared residual in
         sigma), ``log_chi2_model`` (the same with the weights of `class_weights`), ``band_k`` and ``band_at_k`` (signed
         significance, in sigma, of the strongest residual in a window of k pixels, and the rest wavelength of
         its middle, Å),
@@ -185,7 +187,8 @@ def score_block(flux, ivar, redshift, pixel_faults, wavelength, described, weigh
         (name, tuple(sorted(config.items())), own) for (name, config), own in zip(described, weights, strict=True)
     )
     models = [_cached_model(*one) for one in packed]
-    directions = _cached_directions(packed, is_pretrained_grid(wavelength))
+    shipped = _cached_shipped() if is_pretrained_grid(wavelength) else None
+    directions = _cached_directions(packed, shipped)
     # one thread a worker, and so the same sums in the same order everywhere
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -194,6 +197,7 @@ def score_block(flux, ivar, redshift, pixel_faults, wavelength, described, weigh
             parts = [
                 _score_batch(
                     models,
+                    shipped,
                     directions,
                     *(part[start : start + _BATCH] for part in (flux, ivar, redshift, pixel_faults)),
                     wavelength,
@@ -226,7 +230,7 @@ def reconstruct(model, flux, ivar):
     return out.flux_model.numpy(force=True), out.ivar_model.numpy(force=True)
 
 
-def _score_batch(models, directions, flux, ivar, redshift, pixel_faults, wavelength):
+def _score_batch(models, shipped, directions, flux, ivar, redshift, pixel_faults, wavelength):
     flux, ivar, redshift = np.ascontiguousarray(flux), np.ascontiguousarray(ivar), np.ravel(redshift)
     weight, coverage = class_weights(flux, ivar), _measure_coverage(flux, ivar)
     shape, classes = measure_shape(flux, ivar, wavelength), fit_classes(flux, weight, wavelength, redshift)
@@ -234,7 +238,16 @@ def _score_batch(models, directions, flux, ivar, redshift, pixel_faults, wavelen
     parts, flux_models = zip(*scored, strict=True)
     flux_model = sum(flux_models) / len(flux_models)
     faults = fault_evidence(flux, weight, flux_model, directions, wavelength, redshift)
-    return np.concatenate([coverage, pixel_faults, shape, classes, faults, *parts], axis=1)
+    of_shipped = _shipped_chi2(shipped, flux, ivar, weight)
+    return np.concatenate([coverage, pixel_faults, shape, classes, of_shipped, faults, *parts], axis=1)
+
+
+def _shipped_chi2(shipped, flux, ivar, class_weight):
+    """Return ln of χ² a pixel that the shipped model leaves; NaN where there is none for this grid."""
+    if shipped is None:
+        return np.full((len(flux), 1), np.nan, "float32")
+    flux_model = shipped(torch.from_numpy(flux), torch.from_numpy(ivar)).flux_model
+    return _chi2_alone(flux, ivar, class_weight, flux_model.numpy(force=True))
 
 
 def _score_residual(model, flux, ivar, class_weight, redshift, wavelength):
@@ -287,6 +300,25 @@ def _subtract_model(flux, ivar, class_weight, flux_model, ivar_model, residual, 
         columns[i, 1] = mean_chi2(class_power, max(n_good, 1))
 
 
+@njit(nogil=True, cache=True)
+def _chi2_alone(flux, ivar, weight, flux_model):
+    columns = np.empty((len(flux), 1), np.float32)
+    for i in range(len(flux)):
+        power, n_good = _sum_weighted(flux[i], ivar[i], weight[i], flux_model[i])
+        columns[i, 0] = mean_chi2(power, max(n_good, 1))
+    return columns
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+def _sum_weighted(flux, ivar, weight, flux_model):
+    power, n_good = 0.0, np.int32(0)
+    for k in range(len(flux)):
+        residual = flux[k] - flux_model[k] if ivar[k] > 0 else np.float32(0)
+        power += residual * residual * weight[k]
+        n_good = np.int32(n_good + (ivar[k] > 0))
+    return power, n_good
+
+
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
 def _sum_squares(residual, weight, class_weight, ivar):
     power, class_power, n_good = 0.0, 0.0, np.int32(0)
@@ -337,11 +369,16 @@ def _cached_model(name, config, weights):
     return model_from_bytes((name, dict(config)), weights)
 
 
+@lru_cache(maxsize=1)
+def _cached_shipped():
+    return pretrained_vae().eval()
+
+
 @lru_cache(maxsize=4)
-def _cached_directions(packed, is_known_grid):
+def _cached_directions(packed, shipped):
     """Return what models can change; the shipped one beside them holds it together from seed to seed."""
     models = [_cached_model(*one) for one in packed]
-    return model_directions([*models, pretrained_vae()] if is_known_grid else models)
+    return model_directions([*models, shipped] if shipped is not None else models)
 
 
 def _tensor(block):
