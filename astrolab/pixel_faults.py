@@ -86,8 +86,8 @@ def _nearest(wavelength, lines):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _search_rows(flux, ivar, wavelength, is_narrow, is_on, is_off, columns):
     n, red = flux.shape[1], flux.shape[1] - len(is_on)
-    values, variance, sides = np.empty(n, np.float32), np.empty(n, np.float32), np.empty((2, n), np.float32)
-    sharpness = np.zeros(n, np.float32)
+    values, variance = np.empty(n, np.float32), np.empty(n, np.float32)
+    sides, sharpness = np.zeros((2, n), np.float32), np.zeros(n, np.float32)  # of pixels at the ends nothing is known
     for i in range(len(flux)):
         for k in range(n):
             is_good = ivar[i, k] > 0

@@ -1,5 +1,9 @@
 """Faults of observed pixels: what is narrower than the line spread is found, and light never is."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -170,3 +174,21 @@ def test_real_spectra_have_hardly_any(real_data, survey):
     spike, _, airglow = found.values.T
     assert (spike > 5).mean() < 0.02
     assert (airglow > np.log(2.2)).mean() < 0.05
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is the GNU C library's")
+def test_what_memory_held_before_does_not_matter(tmp_path):
+    """Rest frame and raw scores, once more where the C library fills what it gives with rubbish."""
+    script = (
+        "import sys, numpy as np, astrolab as al\n"
+        "from astrolab.anomaly.scores import raw_scores\n"
+        "from astrolab.models.pretrained import pretrained_vae\n"
+        "rest = al.to_restframe(al.simulate_survey(40, seed=5), al.rest_grid(1000, 7500, 1500))\n"
+        "np.save(sys.argv[1], raw_scores(pretrained_vae(), al.normalize_flux(rest)).to_numpy())\n"
+    )
+    scores = []
+    for rubbish in ("0", "1"):
+        path = tmp_path / f"{rubbish}.npy"
+        subprocess.run([sys.executable, "-c", script, path], check=True, env=os.environ | {"MALLOC_PERTURB_": rubbish})
+        scores.append(np.load(path))
+    np.testing.assert_array_equal(*scores)
