@@ -168,8 +168,14 @@ def to_restframe(spectra, grid):
     if grid.ndim != 1 or len(grid) < 2 or not np.all(np.diff(grid) > 0) or not 0 < grid[0] < grid[-1] < np.inf:
         raise SchemaError("the rest grid is no increasing row of positive Angstroms: rest_grid(1216, 2900, 1000).")
     edges = {"edges_in": pixel_edges(spectra[WAVELENGTH].values), "edges_out": pixel_edges(grid)}
-    flux, ivar = _map_pixels(_rebin_block, spectra, (OBJECT, WAVELENGTH_REST), len(grid), **edges)
-    faults = xr.DataArray(_find_pixel_faults(spectra), dims=(OBJECT, PIXEL_FAULT), attrs={"columns": PIXEL_COLUMNS})
+    n_columns = max(len(grid), len(PIXEL_COLUMNS))
+    planes = _map_pixels(_rebin_and_search, spectra, 3, n_columns, wavelength=spectra[WAVELENGTH].values, **edges)
+    flux, ivar = (
+        xr.DataArray(plane[:, : len(grid)], dims=(OBJECT, WAVELENGTH_REST), attrs=spectra[name].attrs)
+        for name, plane in zip(("flux", "ivar"), planes[:2], strict=True)
+    )
+    faults = planes[2][:, : len(PIXEL_COLUMNS)]
+    faults = xr.DataArray(faults, dims=(OBJECT, PIXEL_FAULT), attrs={"columns": PIXEL_COLUMNS})
     rest = spectra.drop_vars(["flux", "ivar", WAVELENGTH]).drop_dims(WAVELENGTH, errors="ignore")
     attrs = {"units": "Angstrom", "frame": "rest, vacuum"}
     rest = rest.assign({"flux": flux, "ivar": ivar, PIXEL_FAULTS: faults})
@@ -201,10 +207,14 @@ def normalize_flux(spectra):
     """
     check_spectra(spectra)
     dim = spectral_dim(spectra)
-    flux, ivar = _map_pixels(_normalize_block, spectra, (OBJECT, dim), spectra.sizes[dim])
-    flux = flux.assign_attrs(units="median flux of the spectrum")
-    ivar = ivar.assign_attrs(units="1 / (median flux of the spectrum)^2")
-    return spectra.assign(flux=flux, ivar=ivar)
+    planes = _map_pixels(_normalize_block, spectra, 2, spectra.sizes[dim])
+    units = "median flux of the spectrum", "1 / (median flux of the spectrum)^2"
+    return spectra.assign(
+        {
+            name: ((OBJECT, dim), plane, spectra[name].attrs | {"units": unit})
+            for name, plane, unit in zip(("flux", "ivar"), planes, units, strict=True)
+        }
+    )
 
 
 def mask_lines(spectra, lines, *, width=3000.0):
@@ -308,10 +318,11 @@ def _mask_block(ivar, redshift, *, wavelength, lines, reach):
     return np.where(is_masked, 0, ivar).astype("float32")
 
 
-def _map_pixels(function, spectra, dims, n_wavelength, **options):
-    """Apply a function of blocks of flux, ivar and redshift that gives both anew, shape (2, object, n_wavelength).
+def _map_pixels(function, spectra, n_planes, n_columns, **options):
+    """Apply a function of blocks of flux, ivar and redshift that gives planes, shape (n_planes, object, n_columns).
 
-    xarray.apply_ufunc would copy every block before and after: as much time as the function itself takes.
+    xarray.apply_ufunc would copy every block before and after: as much time as the function itself takes. And two
+    functions of the same blocks would keep them in memory from one to the other.
     """
     pixels, redshift = [spectra[name].data for name in ("flux", "ivar")], spectra["redshift"].values
     if any(isinstance(part, da.Array) for part in pixels):
@@ -324,33 +335,33 @@ def _map_pixels(function, spectra, dims, n_wavelength, **options):
             da.asarray(pixels[1]).rechunk(flux.chunks),
             redshift,
             new_axis=0,
-            chunks=((2,), n_rows, (n_wavelength,)),
+            chunks=((n_planes,), n_rows, (n_columns,)),
             meta=np.empty((0, 0, 0), "float32"),
             **options,
         )
     else:
         both = function(*pixels, redshift, **options)
-    return [
-        xr.DataArray(part, dims=dims, attrs=spectra[name].attrs)
-        for name, part in zip(("flux", "ivar"), both, strict=True)
-    ]
+    return list(both)
 
 
-def _find_pixel_faults(spectra):
-    flux, ivar, wavelength = (spectra[name].data for name in ("flux", "ivar", WAVELENGTH))
-    if not any(isinstance(part, da.Array) for part in (flux, ivar)):
-        return find_pixel_faults(flux, ivar, wavelength)
-    flux = da.asarray(flux).rechunk({1: -1})
-    chunks, meta = (flux.chunks[0], (len(PIXEL_COLUMNS),)), np.empty((0, 0), "float32")
-    ivar = da.asarray(ivar).rechunk(flux.chunks)
-    return da.map_blocks(find_pixel_faults, flux, ivar, wavelength=wavelength, chunks=chunks, meta=meta)
+def _rebin_and_search(flux, ivar, redshift, *, wavelength, edges_in, edges_out):
+    """Return flux and ivar on the rest grid and, in the first columns of the third plane, what observed pixels say."""
+    n_out, n_faults = len(edges_out) - 1, len(PIXEL_COLUMNS)
+    planes = np.zeros((3, len(flux), max(n_out, n_faults)), "float32")
+    _rebin(flux, ivar, redshift, edges_in, edges_out, planes[:2, :, :n_out])
+    planes[2, :, :n_faults] = find_pixel_faults(flux, ivar, wavelength)
+    return planes
 
 
 def _rebin_block(flux, ivar, redshift, *, edges_in, edges_out):
     both = np.zeros((2, len(flux), len(edges_out) - 1), "float32")
+    _rebin(flux, ivar, redshift, edges_in, edges_out, both)
+    return both
+
+
+def _rebin(flux, ivar, redshift, edges_in, edges_out, both):
     redshift = np.ravel(redshift).astype("float64")
     rebin(np.ascontiguousarray(flux), np.ascontiguousarray(ivar), redshift, edges_in, edges_out, both[0], both[1])
-    return both
 
 
 def _normalize_block(flux, ivar, _):
