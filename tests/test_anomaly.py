@@ -252,6 +252,8 @@ def test_reasons_are_in_order_of_weight_and_leave_out_what_is_ordinary():
     assert spike.endswith("continuum of a shape that no tilt makes ordinary (3.0σ above its peers)")
     assert "narrow and at no known line: perhaps an intervening absorber or a bad pixel" in dip
     assert dip.endswith("another class explains it better: star of class M3, χ² per pixel 1.2 against 3")
+    *_, taught, _ = describe_reasons(table.assign(log_chi2_model=0.0))
+    assert taught.endswith("star of class M3, χ² per pixel 1.2 against 3 of a model that knows quasars alone")
 
 
 def test_a_model_travels_to_a_worker_in_few_megabytes(vae):

@@ -26,7 +26,7 @@ _SYSTEMATIC, _FAINT = 0.05, 0.2
 # what a perfect fit still leaves, so that a ratio of χ² stays finite
 _LEFT = 0.02
 # unit of the score: a χ² that is larger by a third
-_UNIT = 0.3
+CLASS_UNIT = 0.3
 # a class whose templates reach fewer than this share of the pixels is not compared
 _REACH = 0.5
 _TILTS = 3  # constant, slope and curvature: the calibration of flux is seldom better known
@@ -107,7 +107,7 @@ def class_score(log_chi2_model, log_chi2_class):
     numpy.ndarray, shape (object,)
         ``ln(χ²_model / χ²_class) / 0.3``; negative where the model explains it better.
     """
-    return (np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")) / _UNIT
+    return (np.asarray(log_chi2_model, "float64") - np.asarray(log_chi2_class, "float64")) / CLASS_UNIT
 
 
 class _Basis(NamedTuple):
