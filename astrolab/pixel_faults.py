@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from astrolab.airglow import AIRGLOW
+from astrolab.largest import POSITIVE, first_largest
 from astrolab.lines import SPEED_OF_LIGHT
 
 PIXEL_COLUMNS = ("pixel_spike", "pixel_spike_at", "pixel_airglow")
@@ -96,7 +97,7 @@ def _search_rows(flux, ivar, wavelength, is_narrow, is_on, is_off, columns):
         _measure_sides(values, sides[0, _BESIDE:])
         _measure_sides(variance, sides[1, _BESIDE:])
         _measure_sharpness(values, variance, sides, is_narrow, sharpness)
-        sharpest = _first_largest(sharpness)
+        sharpest = first_largest(sharpness, POSITIVE)
         columns[i, 0], columns[i, 1] = sharpness[sharpest], wavelength[sharpest]
         on_lines, n_on, beside, n_off = _sum_squares(
             values[red:], variance[red:], sides[0, red:], sides[1, red:], is_on, is_off
@@ -134,17 +135,6 @@ def _measure_sharpness(values, variance, sides, is_narrow, sharpness):
         noise = own_variance[k] + per_light * per_light * (left_variance[k] + right_variance[k]) + quarter * of_below[k]
         excess = (sign * own - allowed) / np.sqrt(noise)
         filled[k] = excess if (excess > 0) & narrow[k] else zero
-
-
-@njit(nogil=True, cache=True)
-def _first_largest(values):
-    """Return where the largest of numbers from 0 on is: their bits, as whole numbers, are compared many at a time."""
-    bits, largest, at = values.view(np.int32), np.int32(0), 0
-    for k in range(len(bits)):
-        largest = bits[k] if bits[k] > largest else largest
-    while bits[at] != largest:
-        at += 1
-    return at
 
 
 # sums of these may be taken in any order, and so of many pixels at a time

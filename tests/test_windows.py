@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, POSITIVE, first_largest, running_sums, window_powers
+from astrolab.anomaly.windows import running_sums, window_powers
+from astrolab.largest import EITHER_SIGN, NEGATIVE, POSITIVE, first_largest
 
 
 @pytest.mark.parametrize("width", [1, 4, 16, 64])

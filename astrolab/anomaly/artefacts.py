@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from astrolab.anomaly.windows import NEGATIVE, POSITIVE, first_largest, running_sums, window_powers
+from astrolab.anomaly.windows import running_sums, window_powers
+from astrolab.largest import NEGATIVE, POSITIVE, first_largest
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 
 # evidence of one kind each, in sigma above peers once calibrated

@@ -8,7 +8,7 @@ from astrolab.anomaly.regions import Window, find_windows, name_region
 from astrolab.anomaly.rescoring import Rescorer
 from astrolab.anomaly.scores import pixel_faults_of, reconstruct
 from astrolab.lines import SPEED_OF_LIGHT
-from astrolab.schema import WAVELENGTH_REST, check_spectra
+from astrolab.schema import PIXEL_FAULTS, WAVELENGTH_REST, check_spectra
 
 REGION_COLUMNS = (
     "targetid",
@@ -104,10 +104,10 @@ def explain_anomaly(models, spectra, scale, *, n_regions=3):
         raise ValueError(f"n_regions is {n_regions}, expected at least 1.")
     check_spectra(spectra)
     rescorer = Rescorer(models, scale, spectra[WAVELENGTH_REST].values)
-    top = spectra[["flux", "ivar"]].compute()
+    top = spectra[[name for name in ("flux", "ivar", PIXEL_FAULTS) if name in spectra]].compute()
     columns = [top[name].values for name in ("targetid", "flux", "ivar", "redshift")]
     _check_objects(*columns)
-    columns.append(np.asarray(pixel_faults_of(spectra)))
+    columns.append(pixel_faults_of(top))
     batches = [slice(start, start + _BATCH) for start in range(0, len(columns[0]), _BATCH)]
     rows = [row for batch in batches for row in _explain_batch(rescorer, *(c[batch] for c in columns), n_regions)]
     return pd.DataFrame(rows, columns=list(REGION_COLUMNS))

@@ -17,7 +17,8 @@ from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
 from astrolab.anomaly.classes import CLASS_COLUMNS, class_weights, fit_classes, mean_chi2
 from astrolab.anomaly.faults import FAULT_COLUMNS, fault_evidence, model_directions
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
-from astrolab.anomaly.windows import EITHER_SIGN, NEGATIVE, first_largest, running_sums, window_powers
+from astrolab.anomaly.windows import running_sums, window_powers
+from astrolab.largest import EITHER_SIGN, NEGATIVE, first_largest
 from astrolab.models.files import model_from_bytes, model_to_bytes
 from astrolab.models.pretrained import is_pretrained_grid, pretrained_vae
 from astrolab.pixel_faults import PIXEL_COLUMNS
