@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster
 from scipy.stats import norm, spearmanr
 
 import astrolab as al
-from astrolab.anomaly.calibration import compare_with_peers, fit_peers
+from astrolab.anomaly.calibration import Anchors, PeerGroups, compare_with_peers
 from astrolab.anomaly.classes import CLASSES
 from astrolab.anomaly.combination import PEER_SCORES
 from astrolab.anomaly.faults import FAULT_COLUMNS
@@ -192,7 +192,8 @@ def slow_peer_score(values, place, row, n_peers):
 
 
 def peer_scores(values, matched):
-    return compare_with_peers(fit_peers(values, matched), values, matched)
+    groups = PeerGroups(matched)
+    return compare_with_peers(groups.fit(values), values, Anchors(groups, matched))
 
 
 def test_peer_scores_are_the_plain_numpy_truth():

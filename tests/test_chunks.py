@@ -153,6 +153,7 @@ def test_a_row_that_kills_its_worker_is_found_and_set_aside(cluster, slow, tmp_p
     assert np.flatnonzero(np.isnan(got).any(axis=1)).tolist() == [19]
     good = np.isfinite(got).all(axis=1)
     assert got[good].tobytes() == truth[good].tobytes()
+    assert map_chunks(slow.slow_rows, array, **options).tobytes() == got.tobytes()  # nothing is kept
     (about,) = [load_chunk(path)[1] for path in (tmp_path / "kept").glob("000002-*")]
     assert about == {"quarantined": [3]}
     again = map_chunks(slow.slow_rows, array, chunks_dir=tmp_path / "kept", **options)

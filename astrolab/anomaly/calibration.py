@@ -13,14 +13,13 @@ _N_ANCHORS = 4_000
 _N_REFERENCE = 40_000
 _N_PEERS = 200
 _N_AROUND = 4
-_BATCH = 50_000
 _N_AT_ONCE = 500
 _N_QUANTILES = 4_001
 
 
 @dataclass(frozen=True)
 class Peers:
-    """What scores are expected to be, as a function of redshift, S/N and coverage; from `fit_peers`.
+    """What scores are expected to be, as a function of redshift, S/N and coverage; from `PeerGroups.fit`.
 
     Attributes
     ----------
@@ -41,51 +40,92 @@ class Peers:
     slope: np.ndarray
 
 
-def fit_peers(values, matched, seed=0):
-    """Learn what scores are expected of an object, from its peers.
+class PeerGroups:
+    """Who is compared with whom: the same for every score of the same objects, and so found once.
 
     The peers are the nearest objects in the columns of `matched`, each turned into normal scores first. A raw score
     that grows with S/N or redshift for every object alike comes out without that trend.
 
     Parameters
     ----------
-    values : numpy.ndarray, shape (object, n_score)
-        Raw scores, larger = stranger; finite.
     matched : numpy.ndarray, shape (object, n_column)
         What peers must have in common, such as redshift, S/N and number of good pixels; finite.
     seed : int, optional
         Seed of the reference sample that a large survey is compared with.
-
-    Returns
-    -------
-    Peers
-        For `compare_with_peers`, also with other objects than these.
     """
-    values = np.asarray(values, "float64")
-    n_objects = len(values)
-    quantiles = column_quantiles(matched)
-    place = normal_scores(quantiles, matched)
-    if n_objects < 2:
-        flat = np.zeros((n_objects, matched.shape[1], values.shape[1]))
-        return Peers(quantiles, place, values, np.ones_like(values), flat)
-    rng = np.random.default_rng(seed)
-    reference = anchors = np.arange(n_objects)
-    if n_objects > _N_ANCHORS:
-        reference = np.sort(rng.choice(n_objects, min(_N_REFERENCE, n_objects), replace=False))
-        anchors = np.sort(rng.choice(len(reference), _N_ANCHORS, replace=False))
-    expected, slope, spread = _fit_planes(place[reference], values[reference], anchors)
-    return Peers(quantiles, place[reference[anchors]], expected, spread, slope)
+
+    def __init__(self, matched, seed=0):
+        n_objects = len(matched)
+        self.quantiles = column_quantiles(matched)
+        place = normal_scores(self.quantiles, matched)
+        rng = np.random.default_rng(seed)
+        self._reference = anchors = np.arange(n_objects)
+        if n_objects > _N_ANCHORS:
+            self._reference = np.sort(rng.choice(n_objects, min(_N_REFERENCE, n_objects), replace=False))
+            anchors = np.sort(rng.choice(len(self._reference), _N_ANCHORS, replace=False))
+        self._place = place[self._reference]
+        self.place, self._near = self._place[anchors], _nearest_peers(self._place, anchors)
+
+    def fit(self, values):
+        """Learn what scores are expected of an object, from its peers.
+
+        Parameters
+        ----------
+        values : numpy.ndarray, shape (object, n_score)
+            Raw scores, larger = stranger; finite.
+
+        Returns
+        -------
+        Peers
+            For `compare_with_peers`, also with other objects than these.
+        """
+        values = np.asarray(values, "float64")[self._reference]
+        if len(values) < 2:
+            flat = np.zeros((*self.place.shape, values.shape[1]))
+            return Peers(self.quantiles, self.place, values, np.ones_like(values), flat)
+        floor = 0.1 * _spread(values[None])[0] + 1e-12  # no group of peers is infinitely uniform
+        planes = []
+        for start in range(0, len(self._near), _N_AT_ONCE):
+            near, anchor = (some[start : start + _N_AT_ONCE] for some in (self._near, self.place))
+            planes.append(_fit_plane(values[near], self._place[near] - anchor[:, None]))
+        expected, slope, spread = (np.concatenate(parts) for parts in zip(*planes, strict=True))
+        return Peers(self.quantiles, self.place, expected, np.maximum(spread, floor), slope)
 
 
-def compare_with_peers(peers, values, matched):
+class Anchors:
+    """Which anchors are around each object, and what each has to say: the same for every score, and so found once.
+
+    Parameters
+    ----------
+    peers : Peers or PeerGroups
+        Whose anchors.
+    matched : numpy.ndarray, shape (object, n_column)
+        As for `PeerGroups`; of the objects that those were found among, or of others.
+    """
+
+    def __init__(self, peers, matched):
+        self.place, tree = normal_scores(peers.quantiles, matched), cKDTree(peers.place)
+        n_around = min(_N_AROUND, tree.n)
+        distance, near = tree.query(self.place, k=n_around, workers=-1)
+        distance, near = distance.reshape(-1, n_around), near.reshape(-1, n_around)
+        weight = 1 / (distance + 1e-3)
+        # an anchor is compared with its own peers alone, also where its S/N was summed up in another order
+        weight[distance[:, 0] < 1e-4, 1:] = 0
+        weight /= weight.sum(axis=1, keepdims=True)
+        self.near, self.weight = near.astype("int32"), weight
+
+
+def compare_with_peers(peers, values, anchors):
     """Compare scores with the planes of the anchors around each object, the nearer the weightier.
 
     Parameters
     ----------
     peers : Peers
-        From `fit_peers`.
-    values, matched : numpy.ndarray, shape (object, n_score), (object, n_column)
-        As for `fit_peers`; of the objects that the peers were fitted on, or of others.
+        From `PeerGroups.fit`.
+    values : numpy.ndarray, shape (object, n_score)
+        Of the objects that the peers were fitted on, or of others.
+    anchors : Anchors
+        Around these objects.
 
     Returns
     -------
@@ -99,37 +139,14 @@ def compare_with_peers(peers, values, matched):
     >>> snr = rng.uniform(1, 10, (1000, 1))
     >>> score = 5 * snr + rng.normal(size=(1000, 1))
     >>> score[0] += 10
-    >>> int(np.argmax(compare_with_peers(fit_peers(score, snr), score, snr)))
+    >>> groups = PeerGroups(snr)
+    >>> int(np.argmax(compare_with_peers(groups.fit(score), score, Anchors(groups, snr))))
     0
     """
-    return compare_each([peers], [values], matched)[0]
-
-
-def compare_each(peers, values, matched):
-    """Compare several sets of scores of the same objects, each as `compare_with_peers` does; the peers are found once.
-
-    Parameters
-    ----------
-    peers : sequence of Peers
-        One for each set, fitted on scores of the same objects.
-    values : sequence of numpy.ndarray, shape (object, n_score)
-        The scores.
-    matched : numpy.ndarray, shape (object, n_column)
-        As for `fit_peers`.
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (object, n_score)
-    """
-    place, tree = normal_scores(peers[0].quantiles, matched), cKDTree(peers[0].place)
-    values = [np.ascontiguousarray(one, "float64") for one in values]
-    compared = [np.empty_like(one) for one in values]
-    for start in range(0, len(place), _BATCH):
-        rows = slice(start, start + _BATCH)
-        near, weight = _anchors_around(place[rows], tree)
-        for one, scores, filled in zip(peers, values, compared, strict=True):
-            fitted = one.place, one.expected, one.spread, one.slope
-            _compare(place[rows], scores[rows], near, weight, *fitted, filled[rows])
+    values = np.ascontiguousarray(values, "float64")
+    compared = np.empty_like(values)
+    fitted = peers.place, peers.expected, peers.spread, peers.slope
+    _compare(anchors.place, values, anchors.near, anchors.weight, *fitted, compared)
     return compared
 
 
@@ -167,25 +184,20 @@ def equal_tails(scores, tails=None):
     return np.where(scores > 0, scores / (upper_tails(scores) if tails is None else tails), scores)
 
 
-def _fit_planes(place, values, rows):
-    """Fit a plane through the scores of each row's peers: its value at the row, its slope, the spread around it.
-
-    At the rim of the sample all peers lie on one side; their plain median would leave a trend there.
-    """
+def _nearest_peers(place, rows):
+    """Return the peers of each row, the row itself left out."""
     n_peers = min(len(place) - 1, max(20, min(_N_PEERS, len(place) // 10)))
-    floor = 0.1 * _spread(values[None])[0] + 1e-12  # no group of peers is infinitely uniform
-    tree, planes = cKDTree(place), []
-    for start in range(0, len(rows), _N_AT_ONCE):
-        some = rows[start : start + _N_AT_ONCE]
-        _, near = tree.query(place[some], k=n_peers + 1)
-        near = _without_self(near, some, n_peers)
-        planes.append(_fit_plane(values[near], place[near] - place[some, None]))
-    expected, slope, spread = (np.concatenate(parts) for parts in zip(*planes, strict=True))
-    return expected, slope, np.maximum(spread, floor)
+    if n_peers < 1:
+        return np.empty((len(rows), 0), "int64")
+    _, near = cKDTree(place).query(place[rows], k=n_peers + 1, workers=-1)
+    return _without_self(near, rows, n_peers)
 
 
 def _fit_plane(peers, offset):
-    """Fit scores, shape (row, peer, score), as planes in the columns of the offsets, shape (row, peer, column)."""
+    """Fit scores, shape (row, peer, score), as planes in the columns of the offsets, shape (row, peer, column).
+
+    At the rim of the sample all peers lie on one side; their plain median would leave a trend there.
+    """
     spread, median = _spread(peers)
     limit = 3 * spread[:, None]
     clipped = np.clip(peers - median[:, None], -limit, limit)  # an anomaly among the peers must not tilt the plane
@@ -196,17 +208,6 @@ def _fit_plane(peers, offset):
     plane = np.linalg.solve(across @ design + ridge, across @ clipped)
     spread, middle = _spread(peers - median[:, None] - design @ plane)
     return median + plane[:, 0] + middle, plane[:, 1:] / scale.transpose(0, 2, 1), spread
-
-
-def _anchors_around(place, tree):
-    """Return the nearest anchors of each object, and what each has to say."""
-    n_around = min(_N_AROUND, tree.n)
-    distance, near = tree.query(place, k=n_around)
-    distance, near = distance.reshape(len(place), n_around), near.reshape(len(place), n_around)
-    weight = 1 / (distance + 1e-3)
-    # an anchor is compared with its own peers alone, also where its S/N was summed up in another order
-    weight[distance[:, 0] < 1e-4, 1:] = 0
-    return near, weight / weight.sum(axis=1, keepdims=True)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -1,12 +1,22 @@
 """What each model of an ensemble calls ordinary, and how strange an object is to it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from dask.system import CPU_COUNT
 from scipy.spatial import cKDTree
 
 from astrolab.anomaly.artefacts import ARTEFACT_SCORES
-from astrolab.anomaly.calibration import Peers, compare_each, equal_tails, fit_peers, robust_fit, upper_tails
+from astrolab.anomaly.calibration import (
+    Anchors,
+    PeerGroups,
+    Peers,
+    compare_with_peers,
+    equal_tails,
+    robust_fit,
+    upper_tails,
+)
 from astrolab.anomaly.classes import class_score
 from astrolab.anomaly.combination import PEER_SCORES
 from astrolab.anomaly.scores import TROUGH_WIDTHS, member_table
@@ -16,6 +26,7 @@ N_RAW = 4 + len(TROUGH_WIDTHS) + len(ARTEFACT_SCORES)
 # latent vectors that others are compared with, and how many of the nearest
 _N_LATENT = 10_000
 _N_NEAREST = 10
+_BATCH = 50_000
 _SNR_MIN = 0.3  # below that a spectrum tells nothing
 
 
@@ -66,22 +77,23 @@ def fit_members(table, matched, shape, seed=0):
     Returns
     -------
     members : tuple of MemberScale
-    single : list of numpy.ndarray, shape (object, n_score)
+    single : list of numpy.ndarray, shape (object, n_score), float32
         What `member_scores` gives of the same objects.
     """
-    latents, raws, peers, of_class, shipped = [], [], [], [], []
-    for i in range(_n_members(table)):
+    groups = PeerGroups(matched, seed)
+    anchors = Anchors(groups, matched)
+
+    def fit_member(i):
         one = member_table(table, i)
-        latents.append(_reference_latent(_latent(one), seed))
-        raws.append(_raw_values(one, shape, *latents[-1]))
-        peers.append(fit_peers(raws[-1], matched, seed))
-        shipped.append(_fit_shipped(one))
-        of_class.append(_class_score(one, shipped[-1]))
-    compared = compare_each(peers, raws, matched)
-    tails = [upper_tails(one) for one in compared]
-    parts = zip(latents, peers, tails, shipped, strict=True)
-    members = tuple(MemberScale(*latent, *rest) for latent, *rest in parts)
-    return members, [_single_scores(*parts) for parts in zip(compared, tails, of_class, strict=True)]
+        latent, spread = _reference_latent(_latent(one), seed)
+        raw, shipped = _raw_values(one, shape, latent, spread), _fit_shipped(one)
+        peers, of_class = groups.fit(raw), _class_score(one, shipped)
+        compared = compare_with_peers(peers, raw, anchors)
+        tails = upper_tails(compared)
+        return MemberScale(latent, spread, peers, tails, shipped), _single_scores(compared, tails, of_class)
+
+    members, single = zip(*_for_each(fit_member, range(_n_members(table))), strict=True)
+    return members, list(single)
 
 
 def member_scores(members, table, matched, shape):
@@ -96,17 +108,24 @@ def member_scores(members, table, matched, shape):
 
     Returns
     -------
-    list of numpy.ndarray, shape (object, n_score)
+    list of numpy.ndarray, shape (object, n_score), float32
         Columns ``SCORES`` and ``ARTEFACT_SCORES``, in sigma above peers but for ``score_class``.
     """
-    raws, of_class = [], []
-    for i, member in enumerate(members):
-        one = member_table(table, i)
-        raws.append(_raw_values(one, shape, member.latent, member.latent_spread))
-        of_class.append(_class_score(one, member.shipped))
-    compared = compare_each([member.peers for member in members], raws, matched)
-    tails = [member.tails for member in members]
-    return [_single_scores(*parts) for parts in zip(compared, tails, of_class, strict=True)]
+    anchors = Anchors(members[0].peers, matched)
+
+    def score_member(i):
+        one, member = member_table(table, i), members[i]
+        raw = _raw_values(one, shape, member.latent, member.latent_spread)
+        compared = compare_with_peers(member.peers, raw, anchors)
+        return _single_scores(compared, member.tails, _class_score(one, member.shipped))
+
+    return list(_for_each(score_member, range(len(members))))
+
+
+def _for_each(function, members):
+    """Call the function for each member on as many threads as there are processors: compiled code does the work."""
+    with ThreadPoolExecutor(CPU_COUNT) as pool:
+        yield from pool.map(function, members)
 
 
 def _reference_latent(latent, seed):
@@ -145,7 +164,8 @@ def _single_scores(compared, tails, of_class):
     calibrated = equal_tails(compared, tails)
     of_model, troughs, rest = np.split(calibrated, [1, 1 + len(TROUGH_WIDTHS)], axis=1)
     by_peers, artefacts = np.split(rest, [len(PEER_SCORES) - 2], axis=1)
-    return np.concatenate([of_model, troughs.max(axis=1, keepdims=True), by_peers, of_class, artefacts], axis=1)
+    parts = [of_model, troughs.max(axis=1, keepdims=True), by_peers, of_class, artefacts]
+    return np.concatenate(parts, axis=1, dtype="float32", casting="same_kind")
 
 
 def _raw_values(table, shape, reference, spread):
@@ -162,10 +182,13 @@ def _isolation(latent, reference):
     if n_nearest < 1:
         return np.zeros(len(latent))
     # with 8 to 32 dimensions, leaves of 128 vectors take a third less time than the usual 16
-    distance, _ = cKDTree(reference, leafsize=128).query(latent, k=n_nearest + 1, workers=-1)
-    is_own = distance[:, :1] < 1e-3  # rounding differs from batch to batch
-    distance = np.where(is_own, distance[:, 1:], distance[:, :-1])
-    return np.log(distance.mean(axis=1) + 1e-3)
+    tree, isolation = cKDTree(reference, leafsize=128), np.empty(len(latent))
+    for start in range(0, len(latent), _BATCH):
+        rows = slice(start, start + _BATCH)
+        distance, _ = tree.query(latent[rows], k=n_nearest + 1, workers=-1)
+        is_own = distance[:, :1] < 1e-3  # rounding differs from batch to batch
+        isolation[rows] = np.where(is_own, distance[:, 1:], distance[:, :-1]).mean(axis=1)
+    return np.log(isolation + 1e-3)
 
 
 def _n_members(table):

@@ -125,7 +125,8 @@ def score_anomalies(models, spectra, *, scale=None, is_reference=None, seed=0, c
     # a copy is one block however many columns there are, and can be added to
     table = member_table(table).drop(columns=list(ARTEFACT_SCORES)).join(placed).copy()
     del placed  # of millions of objects there are hundreds of columns
-    table = _describe(_add_ranks(table), spectra[WAVELENGTH_REST].values)
+    table = _add_ranks(table)
+    table = _describe(table, spectra[WAVELENGTH_REST].values)
     not_ranked = not_ranked.sort_values("targetid", ignore_index=True)
     return Scored(table, not_ranked, scale)
 
@@ -368,15 +369,14 @@ def _why_not_ranked(table):
     # a line, a continuum or the shipped model's opinion that was not measured is NaN, and that is no fault
     may_be_missing = [*_CARRIED, *SHAPE_COLUMNS, "log_chi2_shipped"]
     numbers = table.drop(columns=may_be_missing, errors="ignore").select_dtypes("number")
-    return np.select(
-        [~has_redshift, table["n_good"] < N_GOOD_MIN, ~np.isfinite(numbers).all(axis=1)],
-        [
-            "no redshift was measured",
-            f"fewer than {N_GOOD_MIN} good pixels on the rest grid",
-            "the scores are not finite",
-        ],
+    reasons = [
         "",
-    )
+        "no redshift was measured",
+        f"fewer than {N_GOOD_MIN} good pixels on the rest grid",
+        "the scores are not finite",
+    ]
+    is_so = [~has_redshift, table["n_good"] < N_GOOD_MIN, ~np.isfinite(numbers).all(axis=1)]
+    return np.array(reasons, object)[np.select(is_so, [1, 2, 3], 0)]
 
 
 def _column_order(table):

@@ -102,7 +102,7 @@ def fit_scale(table, *, is_reference=None, seed=0):
     ordinary = fit_shape(table)
     shape = shape_scores(table, ordinary)
     members, single = fit_members(table, _matched(table), shape, seed)
-    mean = np.mean(single, axis=0)
+    mean = sum(single) / len(single)
     shared = np.array([count_places(*feature) for feature in _features(table, mean)])
     score = science_score(table, mean, _shared_scores(shared, table, mean))
     trend_place = column_quantiles(_matched(table))
@@ -150,7 +150,7 @@ def place_on_scale(scale, table, *, is_reference=None):
 
 def _place(scale, table, shape, single, is_member):
     """Do what `place_on_scale` does, from the scores that each model gives."""
-    mean = np.mean(single, axis=0)
+    mean = sum(single) / len(single)
     matched = _matched(table)
     shared = _shared_scores(scale.shared, table, mean)
     columns = [*SCORES, *ARTEFACT_SCORES, *SHARED_SCORES, *PIXEL_SCORES]

@@ -97,8 +97,11 @@ def member_table(table, member=0):
     if "log_chi2" in table:
         return table
     prefix = f"{member}."
-    own = {name: name.removeprefix(prefix) for name in table if name.startswith(prefix) or not _of_model(name)}
-    return table[list(own)].rename(columns=own)
+    is_own = np.array([name.startswith(prefix) or not _of_model(name) for name in table])
+    # columns that lie side by side are not copied: of millions of objects there are hundreds of them
+    ends = np.flatnonzero(np.diff(is_own)) + 1
+    runs = [table.iloc[:, part[0] : part[-1] + 1] for part in np.split(np.arange(len(is_own)), ends) if is_own[part[0]]]
+    return pd.concat(runs, axis=1).rename(columns=lambda name: name.removeprefix(prefix))
 
 
 def raw_scores(models, spectra, *, chunks_dir=None):

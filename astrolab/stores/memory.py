@@ -1,4 +1,4 @@
-"""Memory for one chunk after another: kept, not handed back to the kernel in between."""
+"""Memory for one chunk after another: kept, not handed back to the kernel in between, and returned after the last."""
 
 import ctypes
 import sys
@@ -17,7 +17,21 @@ def keep_memory():
     --------
     >>> keep_memory()
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "mallopt"):
+    if hasattr(_c_library(), "mallopt"):
         for option, value in ((_TRIM_THRESHOLD, KEPT_BYTES), (_MMAP_THRESHOLD, KEPT_BYTES), (_ARENA_MAX, 1)):
-            library.mallopt(option, value)
+            _c_library().mallopt(option, value)
+
+
+def return_memory():
+    """Hand back to the kernel what this process kept, at the end of a pass: what follows may need it elsewhere.
+
+    Examples
+    --------
+    >>> return_memory()
+    """
+    if hasattr(_c_library(), "malloc_trim"):
+        _c_library().malloc_trim(0)
+
+
+def _c_library():
+    return ctypes.CDLL(None) if sys.platform == "linux" else None

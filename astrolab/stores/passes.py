@@ -6,6 +6,7 @@ computed again in a process of its own, where the rows that kill it are found an
 
 import queue
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from astrolab.stores.chunks import SUFFIX, ChunkError, chunk_key, load_chunk, save_chunk
 from astrolab.stores.isolate import compute_isolated
+from astrolab.stores.memory import return_memory
 
 PATIENCE_SECONDS = 60  # without a worker; a killed one is back in a few
 _CHECK_SECONDS = 2
@@ -68,7 +70,7 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
     Returns
     -------
     numpy.ndarray, shape (n_rows, n_columns)
-        NaN in rows that were set aside because they kill the process that computes them (only with `chunks_dir`).
+        NaN in rows that were set aside because they kill the process that computes them.
 
     Raises
     ------
@@ -77,45 +79,63 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
     OSError
         If a chunk's file cannot be written.
     """
-    shape = {"chunks": (arrays[0].chunks[0], (n_columns,)), "dtype": dtype, "meta": np.empty((0, 0), dtype)}
-    plain = da.map_blocks(function, *arrays, **options, **shape)
+    n_rows = arrays[0].chunks[0]
+    shape = {"chunks": (n_rows, (n_columns,)), "dtype": dtype, "meta": np.empty((0, 0), dtype)}
+    lazy = da.map_blocks(function, *arrays, **options, **shape)
+    # filled as chunks come: pieces that are put together at the end are in memory twice
+    result, ends = np.empty(lazy.shape, dtype), np.cumsum(n_rows)
+    parts = [result[end - n : end] for end, n in zip(ends, n_rows, strict=True)]
     if chunks_dir is None:
-        with dask.config.set(_LARGE_GRAPH):
-            return plain.compute()
-    folder = Path(chunks_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    n_chunks = plain.numblocks[0]
-    # a Dask name is the hash of all that leads to the array: store, selection, grid, weights, options
-    places = [(folder / f"{i:06d}-of-{n_chunks:06d}{SUFFIX}", chunk_key(plain.name, i)) for i in range(n_chunks)]
-    kept = [_kept(*place) for place in places]
-    missing = [i for i, values in enumerate(kept) if values is None]
-    keeping = dask.delayed([(str(path), key) for path, key in places], traverse=False)
-    tasks = da.map_blocks(_compute_and_save, *arrays, function=function, places=keeping, **options, **shape)
-    tasks = [task for i, task in enumerate(tasks.to_delayed().ravel()) if kept[i] is None]
-    with tqdm(total=n_chunks, initial=n_chunks - len(missing), desc=folder.name, unit="chunk", mininterval=1) as bar:
-        for i, values in _as_they_come(tasks, missing):
+        places, missing, progress = [None] * len(parts), list(range(len(parts))), {"delay": 2}
+    else:
+        places = _make_places(Path(chunks_dir).absolute(), lazy)
+        missing = [i for i, place in enumerate(places) if not _take_kept(*place, parts[i])]
+        progress = {"desc": Path(chunks_dir).name}
+        keeping = dask.delayed([(str(path), key) for path, key in places], traverse=False)
+        lazy = da.map_blocks(_compute_and_save, *arrays, function=function, places=keeping, **options, **shape)
+    tasks = lazy.to_delayed().ravel()
+    n_done = len(parts) - len(missing)
+    with tqdm(total=len(parts), initial=n_done, unit="chunk", mininterval=1, **progress) as bar:
+        for i, values in _as_they_come([tasks[i] for i in missing], missing):
+            about = {}
             if values is None:
                 bar.set_postfix_str(f"chunk {i} kills its workers: its rows are computed one by one")
                 some = [array.blocks[i] for array in arrays]
-                values, bad_rows = compute_isolated(function, some, options, (n_columns, dtype))
-                save_chunk(places[i][0], {"values": values}, places[i][1], quarantined=bad_rows)
-            elif not places[i][0].is_file():  # the worker does not see this folder
-                save_chunk(places[i][0], {"values": values}, places[i][1])
-            kept[i] = values
+                values, about["quarantined"] = compute_isolated(function, some, options, (n_columns, dtype))
+            # the worker that made it may not see this folder
+            if places[i] is not None and not places[i][0].is_file():
+                save_chunk(places[i][0], {"values": values}, places[i][1], **about)
+            parts[i][:] = values
             bar.update()
-    return np.concatenate(kept)
+    _return_memory()
+    return result
 
 
-def _kept(path, key):
-    """Return the values of a chunk that was finished; a file that does not verify is removed."""
+def _make_places(folder, lazy):
+    """Return file and key of each chunk's result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    n_chunks = lazy.numblocks[0]
+    # a Dask name is the hash of all that leads to the array: store, selection, grid, weights, options
+    return [(folder / f"{i:06d}-of-{n_chunks:06d}{SUFFIX}", chunk_key(lazy.name, i)) for i in range(n_chunks)]
+
+
+def _return_memory():
+    """Let the workers hand back what they kept between chunks: the client needs memory for what follows."""
+    with suppress(ValueError, OSError):  # no cluster, or one that has just gone away: there is nothing to free
+        get_client().run(return_memory, on_error="ignore")
+
+
+def _take_kept(path, key, values):
+    """Fill in the values of a chunk that was finished, or say that there are none; a file that fails is removed."""
     try:
         found = load_chunk(path, key)
     except ChunkError:
         found = None
     if found is None:
         path.unlink(missing_ok=True)
-        return None
-    return found[0]["values"]
+        return False
+    values[:] = found[0]["values"]
+    return True
 
 
 def _compute_and_save(*blocks, function, places, block_id, **options):
