@@ -41,7 +41,7 @@ class _Sums(NamedTuple):
 
     plain: np.ndarray  # of the vectors, shape (n_vector, n_edge)
     shared: np.ndarray  # of orthonormal ones and, once it is found, the fault; then zeros up to a multiple of 4
-    own: np.ndarray  # of the model's flux itself
+    own: np.ndarray  # of the model's flux itself, float64 as what the fit leaves: small differences of large sums
     left: np.ndarray  # of what the fit leaves
     n_measured: np.ndarray  # the number of measured cells
 
@@ -75,8 +75,9 @@ def search_rows(
         In which the model's spectra differ.
     tilts : numpy.ndarray, shape (n_tilt, n_cell)
         Slow changes of the calibration, factors of the model.
-    is_absorbed : numpy.ndarray, shape (n_width, n_start), bool
-        Whether gas or dust may explain a loss in the windows of a width; the first begins `reach` before the grid.
+    is_absorbed : numpy.ndarray, shape (n_width, n_start), int32
+        -1 where gas or dust may explain a loss in the windows of a width, else 0; the first begins `reach` before the
+        grid.
     widths : numpy.ndarray, shape (n_width,)
         Cells of a window, ascending.
     ranges : numpy.ndarray, shape (object, n_range, 2)
@@ -213,7 +214,8 @@ def _inverse_root(normal, ridge):
 def _running_sums(cells, weighted, fit, n_beyond):
     n_vector, n = weighted.shape
     n_edge = n + 1 + 2 * n_beyond
-    plain, own, left, n_measured = np.zeros((n_vector, n_edge)), np.zeros(n_edge), np.zeros(n_edge), np.zeros(n_edge)
+    plain, own, left = np.zeros((n_vector, n_edge)), np.zeros(n_edge), np.zeros(n_edge)
+    n_measured = np.zeros(n_edge, np.float32)
     flux, weight, flux_model = cells[0], cells[1], cells[2]
     for a in range(n_vector):
         vector, sums, total = weighted[a], plain[a][n_beyond + 1 :], 0.0
@@ -267,17 +269,29 @@ def _scan(sums, is_absorbed, widths, first_width, best):
         begin = n_beyond - _beyond(width)
         n_start = max(n_edge - 2 * begin - width, 0)
         _window_powers(sums, begin, width, signed[:n_start])
-        loss, of_gas, excess, at = np.float32(0), np.float32(0), np.float32(0), 0
-        for j in range(0, n_start, stride):
-            power = signed[j]
-            if power < 0:
-                excess = max(excess, -power)
-            elif is_absorbed[q, j + begin]:
-                of_gas = max(of_gas, power)
-            elif power > loss:
-                loss, at = power, j
+        # as many windows of every width as say something of their own
+        loss, of_gas, excess, at = _strongest_windows(signed[:n_start:stride], is_absorbed[q, begin::stride])
         best[q, 0], best[q, 3], best[q, 4] = np.sqrt(loss), np.sqrt(of_gas), np.sqrt(excess)
-        best[q, 1], best[q, 2] = at + begin, at + begin + width
+        best[q, 1], best[q, 2] = at * stride + begin, at * stride + begin + width
+
+
+@njit(nogil=True, cache=True)
+def _strongest_windows(signed, is_absorbed):
+    """Return the largest where no gas absorbs, the largest where it does, the lowest, and where the first is.
+
+    As in `astrolab.largest`: the bits of floats keep their order.
+    """
+    bits, sign = signed.view(np.int32), np.int32(-(2**31))
+    loss = of_gas = excess = np.int32(0)
+    for j in range(len(bits)):
+        allowed, absorbed, flipped = bits[j] & ~is_absorbed[j], bits[j] & is_absorbed[j], bits[j] ^ sign
+        loss, of_gas, excess = max(loss, allowed), max(of_gas, absorbed), max(excess, flipped)
+    at = 0
+    if loss > 0:
+        while bits[at] & ~is_absorbed[at] != loss:
+            at += 1
+    found = np.array([loss, of_gas, excess], np.int32).view(np.float32)
+    return found[0], found[1], found[2], at
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
@@ -295,12 +309,14 @@ def _window_powers(sums, begin, width, signed):
     own, own_end = sums.own[begin:], sums.own[end:]
     left, left_end = sums.left[begin:], sums.left[end:]
     count, count_end = sums.n_measured[begin:], sums.n_measured[end:]
+    enough, one = np.float32(_MEASURED_SHARE * width), np.float32(1)
+    systematic2, own_share = np.float32(_SYSTEMATIC**2), np.float32(_OWN_SHARE)
     for j in range(n):
-        total, missing = own_end[j] - own[j], left[j] - left_end[j]
+        total, missing = np.float32(own_end[j] - own[j]), np.float32(left[j] - left_end[j])
         information = total - shared2[j]
-        power = missing * np.abs(missing) / (information * (1 + information * _SYSTEMATIC * _SYSTEMATIC))
-        is_enough = (count_end[j] - count[j] >= _MEASURED_SHARE * width) & (information > _OWN_SHARE * total)
-        signed[j] = power if is_enough else 0.0
+        power = missing * np.abs(missing) / (information * (one + information * systematic2))
+        is_enough = (count_end[j] - count[j] >= enough) & (information > own_share * total)
+        signed[j] = power if is_enough else np.float32(0)
 
 
 @njit(nogil=True, cache=True)

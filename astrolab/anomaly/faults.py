@@ -102,7 +102,7 @@ def fault_evidence(flux, weight, flux_model, directions, wavelength, redshift):
         np.ascontiguousarray(flux_model, "float32"),
         directions,
         tilts,
-        _where_gas_absorbs(wavelength, widths),
+        -_where_gas_absorbs(wavelength, widths).astype("int32"),
         widths,
         _camera_ranges(wavelength, redshift),
         np.asarray(wavelength, "float64"),
