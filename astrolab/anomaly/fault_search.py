@@ -26,24 +26,32 @@ _OWN_SHARE, _OWN_SHARE_OF_CAMERA = 0.05, 0.002
 _SYSTEMATIC = 0.07
 
 
-class _Fit(NamedTuple):
-    """What fits one spectrum without a fault: vectors that the model could add, and how much of each is in the flux."""
-
-    normal: np.ndarray  # their products under the weights, shape (n_vector, n_vector)
-    root: np.ndarray  # takes vectors to orthonormal ones, shape (n_vector, n_vector)
-    overlap: np.ndarray  # their products with the flux, shape (n_vector,)
-    amplitude: np.ndarray  # their best amplitudes, shape (n_vector,)
-    chi2: float  # of the flux without them
-
-
 class _Sums(NamedTuple):
-    """Running sums, each up to an edge, of the products with a box of the model's flux; shape (…, n_edge)."""
+    """Running sums, each up to an edge, of the products with a box of the model's flux.
 
-    plain: np.ndarray  # of the vectors, shape (n_vector, n_edge)
-    shared: np.ndarray  # of orthonormal ones and, once it is found, the fault; then zeros up to a multiple of 4
-    own: np.ndarray  # of the model's flux itself, float64 as what the fit leaves: small differences of large sums
-    left: np.ndarray  # of what the fit leaves
-    n_measured: np.ndarray  # the number of measured cells
+    Those of the flux are float64: what a window holds is a small difference of large ones.
+    """
+
+    shared: np.ndarray  # of orthonormal vectors that the model could add, shape (n_vector, n_edge), float32
+    own: np.ndarray  # of the model's flux itself, shape (n_edge,)
+    left: np.ndarray  # of what the fit leaves, shape (n_edge,)
+    n_measured: np.ndarray  # the number of measured cells, shape (n_edge,), float32
+
+
+def fill_up(vectors):
+    """Return vectors side by side, and after them zeros: one for a fault, and as many as fill up fours.
+
+    Parameters
+    ----------
+    vectors : numpy.ndarray, shape (n_vector, n_cell)
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_cell, n_filled), float64
+    """
+    filled = np.zeros((vectors.shape[1], (len(vectors) + 4) // 4 * 4))
+    filled[:, : len(vectors)] = vectors.T
+    return filled
 
 
 def reach(widths):
@@ -63,7 +71,7 @@ def reach(widths):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def search_rows(
-    flux, weight, flux_model, directions, tilts, is_absorbed, widths, ranges, wavelength, redshift, columns
+    flux, weight, flux_model, vectors, first_tilt, n_vector, is_absorbed, widths, ranges, wavelength, redshift, columns
 ):
     """Fill the columns of each spectrum.
 
@@ -71,10 +79,11 @@ def search_rows(
     ----------
     flux, weight, flux_model : numpy.ndarray, shape (object, n_wavelength), float32
         As for `astrolab.anomaly.faults.fault_evidence`.
-    directions : numpy.ndarray, shape (n_direction, n_cell)
-        In which the model's spectra differ.
-    tilts : numpy.ndarray, shape (n_tilt, n_cell)
-        Slow changes of the calibration, factors of the model.
+    vectors : numpy.ndarray, shape (n_cell, n_filled), float64
+        From `fill_up`: the directions in which the model's spectra differ, then slow changes of the calibration,
+        which are factors of the model.
+    first_tilt, n_vector : int
+        How many are directions; how many there are before the zeros.
     is_absorbed : numpy.ndarray, shape (n_width, n_start), int32
         -1 where gas or dust may explain a loss in the windows of a width, else 0; the first begins `reach` before the
         grid.
@@ -94,12 +103,11 @@ def search_rows(
     for i in range(len(flux)):
         row, stretch = columns[i], 1 + redshift[i]
         low, high = _put_in_cells(flux[i], weight[i], flux_model[i], cells)
-        measured, masked = np.ascontiguousarray(cells[:, low:high]), is_absorbed[:, low:]
-        is_known, weighted, fit = _fit_vectors(measured, directions, tilts, low, high)
+        measured = np.ascontiguousarray(cells[:, low:high])
+        is_known, chi2, sums = _fit_vectors(measured, vectors[low:high], first_tilt, n_vector, n_beyond)
         if not is_known:
             continue
-        sums = _running_sums(measured, weighted, fit, n_beyond)
-        _scan(sums, masked, widths, 0, best)
+        _scan(sums, is_absorbed, low, widths, 0, best)
         power, first, last = _strongest(best, 0, N_NARROW)
         start, end = _measured_cells(first, last, low, high, n_beyond)
         row[5], row[7] = power, np.sqrt(wavelength[start] * wavelength[end]) * stretch
@@ -110,15 +118,15 @@ def search_rows(
         row[0], row[3], row[4] = wide_power, wavelength[start] * stretch, wavelength[end] * stretch
         row[6] = power
         if power > IS_FAULT:
-            without, _ = _fit_fault(sums, fit, first, last)
-            _scan(without, masked, widths, 0, best)
+            without, _ = _take_out(sums, n_vector, first, last)
+            _scan(without, is_absorbed, low, widths, 0, best)
             row[6] = _strongest_of_all(best)
         row[1] = wide_power
         if wide_power > IS_FAULT:
-            without, chi2 = _fit_fault(sums, fit, wide_first, wide_last)
-            _scan(without, masked, widths, _FIRST_RIVAL, best)
+            without, gain = _take_out(sums, n_vector, wide_first, wide_last)
+            _scan(without, is_absorbed, low, widths, _FIRST_RIVAL, best)
             n_good = sums.n_measured[-1]
-            row[1], row[2] = _strongest_of_all(best), mean_chi2(fit.chi2, n_good) - mean_chi2(chi2, n_good)
+            row[1], row[2] = _strongest_of_all(best), mean_chi2(chi2, n_good) - mean_chi2(chi2 - gain, n_good)
 
 
 @njit(nogil=True, cache=True)
@@ -161,32 +169,22 @@ def _put_in_cells(flux, weight, flux_model, cells):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fit_vectors(cells, directions, tilts, low, high):
-    """Return whether anything is measured, the weighted vectors that the model could add, and their fit."""
+def _fit_vectors(cells, vectors, first_tilt, n_vector, n_beyond):
+    """Fit what the model could have changed; return whether anything is measured, χ² then, and running sums."""
     flux, weight, flux_model = cells[0], cells[1], cells[2]
-    n_direction, n_vector, n = len(directions), len(directions) + len(tilts), len(flux)
-    vectors, weighted = np.empty((n_vector, n)), np.empty((n_vector, n))
-    for a in range(n_vector):
-        own, factor = vectors[a], weighted[a]
-        if a < n_direction:
-            own[:] = directions[a][low:high]
-        else:
-            tilt = tilts[a - n_direction][low:high]
-            for k in range(n):
-                own[k] = flux_model[k] * tilt[k]
-        for k in range(n):
-            factor[k] = own[k] * weight[k]
-    normal = np.dot(weighted, vectors.T)
+    scaled, left, box = np.empty_like(vectors), np.empty(len(flux)), np.empty(len(flux))  # over the sigma of each cell
+    for k in range(len(flux)):
+        per_sigma = np.sqrt(weight[k])
+        box[k], left[k] = per_sigma * flux_model[k], per_sigma * flux[k]
+        for a in range(vectors.shape[1]):
+            scaled[k, a] = vectors[k, a] * (per_sigma if a < first_tilt else box[k])
+    normal = np.dot(scaled.T, scaled)
     trace = np.trace(normal)
-    is_known = n > n_vector and np.isfinite(trace)
+    is_known = len(flux) > n_vector and np.isfinite(trace)
     root = _inverse_root(normal, 1e-6 + 1e-10 * trace) if is_known else normal
-    overlap = np.dot(weighted, flux)
-    amplitude = np.dot(root.T, np.dot(root, overlap))
-    chi2 = 0.0
-    for k in range(n):
-        chi2 += weight[k] * flux[k] * flux[k]
-    chi2 += np.dot(amplitude, np.dot(normal, amplitude) - 2 * overlap)
-    return is_known, weighted, _Fit(normal, root, overlap, amplitude, chi2)
+    left -= np.dot(scaled, np.dot(root.T, np.dot(root, np.dot(left, scaled))))
+    orthonormal = np.dot(scaled, np.ascontiguousarray(root.T))
+    return is_known, np.dot(left, left), _add_up(box, left, orthonormal, weight, n_beyond)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -211,87 +209,86 @@ def _inverse_root(normal, ridge):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _running_sums(cells, weighted, fit, n_beyond):
-    n_vector, n = weighted.shape
-    n_edge = n + 1 + 2 * n_beyond
-    plain, own, left = np.zeros((n_vector, n_edge)), np.zeros(n_edge), np.zeros(n_edge)
-    n_measured = np.zeros(n_edge, np.float32)
-    flux, weight, flux_model = cells[0], cells[1], cells[2]
-    for a in range(n_vector):
-        vector, sums, total = weighted[a], plain[a][n_beyond + 1 :], 0.0
-        for k in range(n):
-            total += vector[k] * flux_model[k]
-            sums[k] = total
-        sums[n:] = total
-    total, of_flux, count = 0.0, 0.0, 0.0
+def _add_up(box, left, orthonormal, weight, n_beyond):
+    n, n_vector = orthonormal.shape
+    n_edge, first, last = n + 1 + 2 * n_beyond, n_beyond + 1, n_beyond + 1 + n
+    shared, n_measured = np.zeros((n_vector, n_edge), np.float32), np.zeros(n_edge, np.float32)
+    of_box, of_left = np.zeros(n_edge), np.zeros(n_edge)
+    totals, side_by_side = np.zeros(n_vector), np.empty((n, n_vector), np.float32)
+    own, missing, count = 0.0, 0.0, np.float32(0)
     for k in range(n):
-        product = weight[k] * flux_model[k]
-        total += product * flux_model[k]
-        of_flux += product * flux[k]
-        count += weight[k] > 0
-        at = n_beyond + 1 + k
-        own[at], left[at], n_measured[at] = total, of_flux, count
-    own[n_beyond + n :], left[n_beyond + n :], n_measured[n_beyond + n :] = total, of_flux, count
-    left -= np.dot(fit.amplitude, plain)
-    # one row for the fault, and as many as fill up fours
-    root = np.zeros(((n_vector + 4) // 4 * 4, n_vector))
-    root[:n_vector] = fit.root
-    return _Sums(plain, np.dot(root, plain).astype(np.float32), own, left, n_measured)
+        own += box[k] * box[k]
+        missing += box[k] * left[k]
+        count += np.float32(weight[k] > 0)
+        of_box[first + k], of_left[first + k], n_measured[first + k] = own, missing, count
+        for a in range(n_vector):  # side by side, since each sum waits for the one before it
+            totals[a] += orthonormal[k, a] * box[k]
+            side_by_side[k, a] = totals[a]
+    of_box[last:], of_left[last:], n_measured[last:] = own, missing, count
+    for a in range(n_vector):
+        row = shared[a][first:]
+        for k in range(n):
+            row[k] = side_by_side[k, a]
+        row[n:] = totals[a]
+    return _Sums(shared, of_box, of_left, n_measured)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fit_fault(sums, fit, first, last):
-    """Return the sums once a fault between two edges is fitted too, and χ² then."""
-    n_vector = len(fit.overlap)
-    box = np.ascontiguousarray(sums.plain[:, last] - sums.plain[:, first])
-    amplitude = np.dot(fit.root.T, np.dot(fit.root, box))
+def _take_out(sums, n_vector, first, last):
+    """Return the sums once a fault between two edges is fitted too, and by how much χ² falls then."""
+    inside = (sums.shared[:, last] - sums.shared[:, first]).astype(np.float64)
     fault = np.minimum(np.maximum(sums.own, sums.own[first]), sums.own[last]) - sums.own[first]
-    fault -= np.dot(amplitude, sums.plain)
-    norm2 = sums.own[last] - sums.own[first] + np.dot(amplitude, np.dot(fit.normal, amplitude) - 2 * box)
+    for a in range(n_vector):
+        fault -= inside[a] * sums.shared[a]
+    norm2 = sums.own[last] - sums.own[first] - np.sum(inside * inside)
     fault /= np.sqrt(norm2)
-    overlap = sums.left[last] - sums.left[first]
-    overlap -= np.dot(amplitude, fit.overlap - np.dot(fit.normal, fit.amplitude))
-    overlap /= np.sqrt(norm2)
+    amplitude = (sums.left[last] - sums.left[first]) / np.sqrt(norm2)
     shared = sums.shared.copy()
     shared[n_vector] = fault
-    left = sums.left - overlap * fault
-    return _Sums(sums.plain, shared, sums.own, left, sums.n_measured), fit.chi2 - overlap * overlap
+    return _Sums(shared, sums.own, sums.left - amplitude * fault, sums.n_measured), amplitude * amplitude
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _scan(sums, is_absorbed, widths, first_width, best):
+def _scan(sums, is_absorbed, low, widths, first_width, best):
     """Fill, for each width, the strongest loss that no gas explains, its limits; the strongest of gas; the excess."""
     n_beyond, n_edge = _beyond(widths[-1]), len(sums.own)
-    signed = np.empty(n_edge, np.float32)
+    signed, keys = np.empty(n_edge, np.float32), np.empty(3, np.int32)
+    found = keys.view(np.float32)
     best[:] = 0.0
     for q in range(first_width, len(widths)):
         width, stride = widths[q], max(widths[q] // 8, 1)
         begin = n_beyond - _beyond(width)
         n_start = max(n_edge - 2 * begin - width, 0)
         _window_powers(sums, begin, width, signed[:n_start])
-        # as many windows of every width as say something of their own
-        loss, of_gas, excess, at = _strongest_windows(signed[:n_start:stride], is_absorbed[q, begin::stride])
-        best[q, 0], best[q, 3], best[q, 4] = np.sqrt(loss), np.sqrt(of_gas), np.sqrt(excess)
+        powers, masks = signed[:n_start], is_absorbed[q][low + begin :]
+        # of wide windows, no more than say something of their own
+        if stride > 1:
+            at = _strongest_windows(powers[::stride], masks[::stride], keys)
+        else:  # side by side in memory, and so by vector instructions
+            at = _strongest_windows(powers, masks, keys)
+        best[q, 0], best[q, 3], best[q, 4] = np.sqrt(found[0]), np.sqrt(found[1]), np.sqrt(found[2])
         best[q, 1], best[q, 2] = at * stride + begin, at * stride + begin + width
 
 
 @njit(nogil=True, cache=True)
-def _strongest_windows(signed, is_absorbed):
-    """Return the largest where no gas absorbs, the largest where it does, the lowest, and where the first is.
+def _strongest_windows(powers, is_absorbed, keys):
+    """Return where the strongest loss is that no gas explains; fill it, the strongest of gas, and the excess.
 
-    As in `astrolab.largest`: the bits of floats keep their order.
+    The bits of floats keep their order, as in `astrolab.largest`.
     """
-    bits, sign = signed.view(np.int32), np.int32(-(2**31))
+    bits, sign = powers.view(np.int32), np.int32(-(2**31))
     loss = of_gas = excess = np.int32(0)
     for j in range(len(bits)):
-        allowed, absorbed, flipped = bits[j] & ~is_absorbed[j], bits[j] & is_absorbed[j], bits[j] ^ sign
-        loss, of_gas, excess = max(loss, allowed), max(of_gas, absorbed), max(excess, flipped)
+        own, of_absorber, flipped = bits[j] & ~is_absorbed[j], bits[j] & is_absorbed[j], bits[j] ^ sign
+        loss = own if own > loss else loss
+        of_gas = of_absorber if of_absorber > of_gas else of_gas
+        excess = flipped if flipped > excess else excess
+    keys[0], keys[1], keys[2] = loss, of_gas, excess
     at = 0
     if loss > 0:
         while bits[at] & ~is_absorbed[at] != loss:
             at += 1
-    found = np.array([loss, of_gas, excess], np.int32).view(np.float32)
-    return found[0], found[1], found[2], at
+    return at
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from astrolab.anomaly.artefacts import ARM_EDGES, rest_masks
-from astrolab.anomaly.fault_search import FAINT, N_NARROW, reach, search_rows
+from astrolab.anomaly.fault_search import FAINT, N_NARROW, fill_up, reach, search_rows
 from astrolab.lines import SPEED_OF_LIGHT
 
 FAULT_COLUMNS = (
@@ -100,8 +100,9 @@ def fault_evidence(flux, weight, flux_model, directions, wavelength, redshift):
         np.ascontiguousarray(flux, "float32"),
         np.ascontiguousarray(weight, "float32"),
         np.ascontiguousarray(flux_model, "float32"),
-        directions,
-        tilts,
+        fill_up(np.concatenate([directions, tilts])),
+        len(directions),
+        len(directions) + len(tilts),
         -_where_gas_absorbs(wavelength, widths).astype("int32"),
         widths,
         _camera_ranges(wavelength, redshift),
