@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from astrolab.anomaly.windows import running_sums, window_powers
+from astrolab.anomaly.windows import measured_range, running_sums, window_powers, windows_inside
 from astrolab.largest import NEGATIVE, POSITIVE, first_largest
 from astrolab.lines import SPEED_OF_LIGHT, spectral_lines
 
@@ -157,16 +157,17 @@ def _measure_rows(residual, weight, wavelength, redshift, is_away, is_open, step
     sigma, power = np.zeros(n_wavelength, np.float32), np.zeros(n_wavelength, np.float32)
     weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
     for i in range(n_object):
-        for k in range(n_wavelength):
+        low, high = measured_range(weight[i])
+        for k in range(low, high):
             sigma[k] = residual[i, k] * np.sqrt(weight[i, k])
-        running_sums(residual[i], weight[i], weighted, total, count)
+        running_sums(residual[i], weight[i], low, high, weighted, total, count)
         stretch = 1 + redshift[i]
         # where the whole spectrum is misfit, one more misfit is no evidence
-        square, n = _capped_power(sigma, weight[i], np.float32(25))
+        square, n = _capped_power(sigma[low:high], weight[i, low:high], np.float32(25))
         ordinary = max(np.sqrt(square / max(n, 1)), 0.3)
-        _spike(sigma, weight[i], is_away, power, wavelength, stretch, columns[i])
+        _spike(sigma, weight[i], is_away, low, high, power, wavelength, stretch, columns[i])
         _step(weighted, total, count, step_span, wavelength, stretch, columns[i])
-        _loss(weighted, total, count, is_open, loss_widths, power, wavelength, stretch, columns[i])
+        _loss(weighted, total, count, low, high, is_open, loss_widths, power, wavelength, stretch, columns[i])
         for j in range(3):
             columns[i, j] = np.log1p(np.expm1(columns[i, j]) / ordinary)
 
@@ -184,18 +185,19 @@ def _capped_power(sigma, weight, most):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _spike(sigma, weight, is_away, height, wavelength, stretch, row):
+def _spike(sigma, weight, is_away, low, high, height, wavelength, stretch, row):
     """Find the pixel that stands highest over twice the pixels two away from it."""
-    n = len(sigma) - 4
-    for k in range(n):
+    sigma, weight, is_away, height = sigma[low:high], weight[low:high], is_away[low:high], height[: max(high - low - 4, 1)]
+    height[0] = 0.0
+    for k in range(high - low - 4):
         # what is wider than a pixel or two is no spike, however high
         left, right = np.abs(sigma[k]), np.abs(sigma[k + 4])
         above = sigma[k + 2] - np.float32(2) * (left if left > right else right)
         is_measured = (weight[k] > 0) & (weight[k + 2] > 0) & (weight[k + 4] > 0)
         height[k] = above if is_measured & is_away[k + 2] else np.float32(0)
-    at = first_largest(height[:n], POSITIVE)
+    at = first_largest(height, POSITIVE)
     best = max(height[at], np.float32(0))
-    row[0], row[3] = np.log1p(best), wavelength[at + 2 if best > 0 else 0] * stretch
+    row[0], row[3] = np.log1p(best), wavelength[low + at + 2 if best > 0 else 0] * stretch
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -237,15 +239,16 @@ def _step(weighted, total, count, span, wavelength, stretch, row):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _loss(weighted, total, count, is_open, widths, power, wavelength, stretch, row):
+def _loss(weighted, total, count, low, high, is_open, widths, power, wavelength, stretch, row):
     """Find the most significant missing flux where neither forest nor outflow can be the reason."""
     best, found, span = np.float32(0), 0, 1
     for j in range(len(widths)):
-        windows = power[: len(wavelength) - widths[j] + 1]
-        window_powers(weighted, total, count, widths[j], 0.6, windows)
+        first, last = windows_inside(low, high, widths[j], len(wavelength))
+        windows, may_lose = power[: last - first], is_open[j, first:last]
+        window_powers(weighted[first:], total[first:], count[first:], widths[j], 0.6, windows)
         for k in range(len(windows)):
-            windows[k] = windows[k] if is_open[j, k] else np.float32(0)
-        at = first_largest(windows, NEGATIVE)
-        if -windows[at] > best:
-            best, found, span = -windows[at], at, widths[j]
+            windows[k] = windows[k] if may_lose[k] else np.float32(0)
+        at = first_largest(windows, NEGATIVE) if last > first else 0
+        if last > first and -windows[at] > best:
+            best, found, span = -windows[at], first + at, widths[j]
     row[2], row[5], row[6] = np.log1p(np.sqrt(best)), wavelength[found + span // 2] * stretch, span

@@ -17,7 +17,7 @@ from astrolab.anomaly.artefacts import ARTEFACT_COLUMNS, artefact_evidence
 from astrolab.anomaly.classes import CLASS_COLUMNS, class_weights, fit_classes, mean_chi2
 from astrolab.anomaly.faults import FAULT_COLUMNS, fault_evidence, model_directions
 from astrolab.anomaly.shape import SHAPE_COLUMNS, measure_shape
-from astrolab.anomaly.windows import running_sums, window_powers
+from astrolab.anomaly.windows import measured_range, running_sums, window_powers, windows_inside
 from astrolab.largest import EITHER_SIGN, NEGATIVE, first_largest
 from astrolab.models.files import model_from_bytes, model_to_bytes
 from astrolab.models.pretrained import is_pretrained_grid, pretrained_vae
@@ -341,19 +341,29 @@ def _find_windows(residual, weight, wavelength, places, columns):
     weighted, total, count = np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1), np.zeros(n_wavelength + 1)
     power = np.zeros(n_wavelength, "float32")
     for i in range(len(residual)):
-        running_sums(residual[i], weight[i], weighted, total, count)
+        low, high = measured_range(weight[i])
+        running_sums(residual[i], weight[i], low, high, weighted, total, count)
         for j in range(len(places)):
             width, of_band, of_trough = places[j]
-            windows = power[: n_wavelength - width + 1]
-            window_powers(weighted, total, count, width, 0.5, windows)
+            first, last = windows_inside(low, high, width, n_wavelength)
+            windows = power[: last - first]
+            window_powers(weighted[first:], total[first:], count[first:], width, 0.5, windows)
             if of_band >= 0:
-                at = first_largest(windows, EITHER_SIGN)
-                columns[i, of_band] = np.sign(power[at]) * np.sqrt(np.abs(power[at]))
-                columns[i, of_band + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
+                _fill_strongest(windows, EITHER_SIGN, first, width, wavelength, columns[i, of_band:])
             if of_trough >= 0:
-                at = first_largest(windows, NEGATIVE)
-                columns[i, of_trough] = np.sqrt(max(-power[at], np.float32(0)))
-                columns[i, of_trough + 1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
+                _fill_strongest(windows, NEGATIVE, first, width, wavelength, columns[i, of_trough:])
+                columns[i, of_trough] = -columns[i, of_trough]
+
+
+@njit(nogil=True, cache=True)
+def _fill_strongest(windows, kind, first, width, wavelength, row):
+    """Fill the signed significance of the strongest window, and its middle; where there is none, the grid's first."""
+    at = first_largest(windows, kind) if len(windows) else 0
+    power = windows[at] if len(windows) else np.float32(0)
+    power = min(power, np.float32(0)) if kind == NEGATIVE else power
+    at = at + first if power != 0 else 0
+    row[0] = np.sign(power) * np.sqrt(np.abs(power))
+    row[1] = 0.5 * (wavelength[at] + wavelength[at + width - 1])
 
 
 def _delay_weights(weights):

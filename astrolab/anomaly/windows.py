@@ -5,22 +5,66 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def running_sums(residual, weight, weighted, total, count):
+def measured_range(weight):
+    """Return the first measured pixel and one past the last; both 0 where nothing is measured.
+
+    Parameters
+    ----------
+    weight : numpy.ndarray, shape (n_wavelength,), float32
+        0 where not measured.
+
+    Returns
+    -------
+    low, high : int
+    """
+    low, high = 0, len(weight)
+    while high > 0 and not weight[high - 1] > 0:
+        high -= 1
+    while low < high and not weight[low] > 0:
+        low += 1
+    return low, high
+
+
+@njit(nogil=True, cache=True)
+def windows_inside(low, high, width, n_wavelength):
+    """Return the first window of a width that holds a measured pixel, and one past the last.
+
+    Parameters
+    ----------
+    low, high : int
+        From `measured_range`.
+    width, n_wavelength : int
+        Pixels of a window, and of the grid.
+
+    Returns
+    -------
+    first, last : int
+    """
+    last = max(min(high, n_wavelength - width + 1), 0)
+    return min(max(low - width + 1, 0), last), last
+
+
+@njit(nogil=True, cache=True)
+def running_sums(residual, weight, low, high, weighted, total, count):
     """Fill the sums of what lies bluewards of each pixel's edge.
 
     Parameters
     ----------
     residual, weight : numpy.ndarray, shape (n_wavelength,), float32
         ``flux - flux_model`` and its inverse variance; both 0 where not measured.
+    low, high : int
+        From `measured_range`; outside nothing is added.
     weighted, total, count : numpy.ndarray, shape (n_wavelength + 1,), float64
         Filled with the sums of ``residual * weight``, of ``weight``, and of the measured pixels; the first is 0.
     """
     of_residual, of_weight, n = 0.0, 0.0, 0.0
-    for k in range(len(residual)):
+    weighted[: low + 1], total[: low + 1], count[: low + 1] = 0.0, 0.0, 0.0
+    for k in range(low, high):
         of_residual += residual[k] * weight[k]
         of_weight += weight[k]
         n += weight[k] > 0
         weighted[k + 1], total[k + 1], count[k + 1] = of_residual, of_weight, n
+    weighted[high + 1 :], total[high + 1 :], count[high + 1 :] = of_residual, of_weight, n
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
