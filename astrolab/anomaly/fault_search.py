@@ -26,6 +26,14 @@ _OWN_SHARE, _OWN_SHARE_OF_CAMERA = 0.05, 0.002
 _SYSTEMATIC = 0.07
 
 
+class _Fit(NamedTuple):
+    """What fits one spectrum without a fault, cell by cell over the sigma of each."""
+
+    box: np.ndarray  # the model's flux, which a fault takes a part of, shape (n_cell,)
+    left: np.ndarray  # what the fit leaves, shape (n_cell,)
+    orthonormal: np.ndarray  # vectors that the model could add, shape (n_cell, n_vector)
+
+
 class _Sums(NamedTuple):
     """Running sums, each up to an edge, of the products with a box of the model's flux.
 
@@ -104,9 +112,10 @@ def search_rows(
         row, stretch = columns[i], 1 + redshift[i]
         low, high = _put_in_cells(flux[i], weight[i], flux_model[i], cells)
         measured = np.ascontiguousarray(cells[:, low:high])
-        is_known, chi2, sums = _fit_vectors(measured, vectors[low:high], first_tilt, n_vector, n_beyond)
+        is_known, fit = _fit_vectors(measured, vectors[low:high], first_tilt, n_vector)
         if not is_known:
             continue
+        sums = _add_up(fit, measured[1], n_beyond)
         _scan(sums, is_absorbed, low, widths, 0, best)
         power, first, last = _strongest(best, 0, N_NARROW)
         start, end = _measured_cells(first, last, low, high, n_beyond)
@@ -118,14 +127,14 @@ def search_rows(
         row[0], row[3], row[4] = wide_power, wavelength[start] * stretch, wavelength[end] * stretch
         row[6] = power
         if power > IS_FAULT:
-            without, _ = _take_out(sums, n_vector, first, last)
+            without, _ = _take_out(sums, fit, n_vector, first, last)
             _scan(without, is_absorbed, low, widths, 0, best)
             row[6] = _strongest_of_all(best)
         row[1] = wide_power
         if wide_power > IS_FAULT:
-            without, gain = _take_out(sums, n_vector, wide_first, wide_last)
+            without, gain = _take_out(sums, fit, n_vector, wide_first, wide_last)
             _scan(without, is_absorbed, low, widths, _FIRST_RIVAL, best)
-            n_good = sums.n_measured[-1]
+            chi2, n_good = np.dot(fit.left, fit.left), sums.n_measured[-1]
             row[1], row[2] = _strongest_of_all(best), mean_chi2(chi2, n_good) - mean_chi2(chi2 - gain, n_good)
 
 
@@ -169,10 +178,10 @@ def _put_in_cells(flux, weight, flux_model, cells):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fit_vectors(cells, vectors, first_tilt, n_vector, n_beyond):
-    """Fit what the model could have changed; return whether anything is measured, χ² then, and running sums."""
+def _fit_vectors(cells, vectors, first_tilt, n_vector):
+    """Fit what the model could have changed; return whether anything is measured, and the fit."""
     flux, weight, flux_model = cells[0], cells[1], cells[2]
-    scaled, left, box = np.empty_like(vectors), np.empty(len(flux)), np.empty(len(flux))  # over the sigma of each cell
+    scaled, left, box = np.empty_like(vectors), np.empty(len(flux)), np.empty(len(flux))
     for k in range(len(flux)):
         per_sigma = np.sqrt(weight[k])
         box[k], left[k] = per_sigma * flux_model[k], per_sigma * flux[k]
@@ -183,8 +192,7 @@ def _fit_vectors(cells, vectors, first_tilt, n_vector, n_beyond):
     is_known = len(flux) > n_vector and np.isfinite(trace)
     root = _inverse_root(normal, 1e-6 + 1e-10 * trace) if is_known else normal
     left -= np.dot(scaled, np.dot(root.T, np.dot(root, np.dot(left, scaled))))
-    orthonormal = np.dot(scaled, np.ascontiguousarray(root.T))
-    return is_known, np.dot(left, left), _add_up(box, left, orthonormal, weight, n_beyond)
+    return is_known, _Fit(box, left, np.dot(scaled, np.ascontiguousarray(root.T)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -209,7 +217,9 @@ def _inverse_root(normal, ridge):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_up(box, left, orthonormal, weight, n_beyond):
+def _add_up(fit, weight, n_beyond):
+    """Return the running sums of a fit."""
+    box, left, orthonormal = fit.box, fit.left, fit.orthonormal
     n, n_vector = orthonormal.shape
     n_edge, first, last = n + 1 + 2 * n_beyond, n_beyond + 1, n_beyond + 1 + n
     shared, n_measured = np.zeros((n_vector, n_edge), np.float32), np.zeros(n_edge, np.float32)
@@ -234,18 +244,24 @@ def _add_up(box, left, orthonormal, weight, n_beyond):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _take_out(sums, n_vector, first, last):
+def _take_out(sums, fit, n_vector, first, last):
     """Return the sums once a fault between two edges is fitted too, and by how much χ² falls then."""
-    inside = (sums.shared[:, last] - sums.shared[:, first]).astype(np.float64)
-    fault = np.minimum(np.maximum(sums.own, sums.own[first]), sums.own[last]) - sums.own[first]
-    for a in range(n_vector):
-        fault -= inside[a] * sums.shared[a]
-    norm2 = sums.own[last] - sums.own[first] - np.sum(inside * inside)
-    fault /= np.sqrt(norm2)
-    amplitude = (sums.left[last] - sums.left[first]) / np.sqrt(norm2)
+    n = len(fit.box)
+    n_beyond = (len(sums.own) - n - 1) // 2
+    start, end = max(first - n_beyond, 0), min(last - n_beyond, n)
+    fault = np.zeros(n)
+    fault[start:end] = fit.box[start:end]
+    fault -= np.dot(fit.orthonormal, np.dot(fault, fit.orthonormal))
+    fault /= np.sqrt(np.dot(fault, fault))
+    amplitude = np.dot(fit.left, fault)
+    total, of_fault = 0.0, np.zeros(len(sums.own))
+    for k in range(n):
+        total += fit.box[k] * fault[k]
+        of_fault[n_beyond + 1 + k] = total
+    of_fault[n_beyond + 1 + n :] = total
     shared = sums.shared.copy()
-    shared[n_vector] = fault
-    return _Sums(shared, sums.own, sums.left - amplitude * fault, sums.n_measured), amplitude * amplitude
+    shared[n_vector] = of_fault
+    return _Sums(shared, sums.own, sums.left - amplitude * of_fault, sums.n_measured), amplitude * amplitude
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
