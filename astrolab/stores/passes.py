@@ -12,6 +12,9 @@ from pathlib import Path
 import dask
 import dask.array as da
 import numpy as np
+from dask._task_spec import Task
+from dask.core import flatten, reverse_dict
+from dask.delayed import Delayed
 from distributed import CancelledError, KilledWorker, get_client
 from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
@@ -93,7 +96,7 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
         progress = {"desc": Path(chunks_dir).name}
         keeping = dask.delayed([(str(path), key) for path, key in places], traverse=False)
         lazy = da.map_blocks(_compute_and_save, *arrays, function=function, places=keeping, **options, **shape)
-    tasks = lazy.to_delayed().ravel()
+    tasks = _one_task_each(lazy)
     n_done = len(parts) - len(missing)
     with tqdm(total=len(parts), initial=n_done, unit="chunk", mininterval=1, **progress) as bar:
         for i, values in _as_they_come([tasks[i] for i in missing], missing):
@@ -145,6 +148,26 @@ def _compute_and_save(*blocks, function, places, block_id, **options):
     if Path(path).parent.is_dir():
         save_chunk(path, {"values": values}, key)
     return values
+
+
+def _one_task_each(lazy):
+    """Return the chunks of an array as delayed values, all that one of them alone needs in a task of its own.
+
+    Left to themselves, two workers read the two halves of a chunk, flux and ivar, and one half travels to the other.
+    """
+    graph = dict(dask.optimize(lazy)[0].dask)
+    needed_by = reverse_dict({key: node.dependencies for key, node in graph.items()})
+    keys = list(flatten(lazy.__dask_keys__()))
+    for key in keys:
+        own, found = {key}, [key]
+        while found:
+            needed = graph[found.pop()].dependencies
+            found += [other for other in needed if other not in own and needed_by[other] <= own]
+            own.update(found)
+        graph[key] = Task.fuse(*(graph[other] for other in own))
+        for other in own - {key}:
+            del graph[other]
+    return [Delayed(key, graph) for key in keys]
 
 
 def _as_they_come(tasks, numbers):
