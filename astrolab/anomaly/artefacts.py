@@ -187,7 +187,8 @@ def _capped_power(sigma, weight, most):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _spike(sigma, weight, is_away, low, high, height, wavelength, stretch, row):
     """Find the pixel that stands highest over twice the pixels two away from it."""
-    sigma, weight, is_away, height = sigma[low:high], weight[low:high], is_away[low:high], height[: max(high - low - 4, 1)]
+    sigma, weight, is_away = sigma[low:high], weight[low:high], is_away[low:high]
+    height = height[: max(high - low - 4, 1)]
     height[0] = 0.0
     for k in range(high - low - 4):
         # what is wider than a pixel or two is no spike, however high
