@@ -15,11 +15,11 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-from dask import delayed
+from dask import compute, delayed
 
 from astrolab.compute import start_cluster
 from astrolab.stores.chunks import ChunkError, chunk_key, load_chunk, save_chunk
-from astrolab.stores.passes import map_chunks
+from astrolab.stores.passes import _one_task_each, map_chunks
 from astrolab.stores.publish import write_whole
 from astrolab.stores.tables import save_table
 
@@ -175,6 +175,21 @@ def test_models_of_many_megabytes_travel_without_a_warning(cluster, tmp_path, is
     array, payload = da.zeros((16, 1), chunks=(8, -1)), delayed(np.ones(12 << 20, "u1"))
     got = map_chunks(first_byte, array, payload=payload, n_columns=1, chunks_dir=tmp_path if is_kept else None)
     np.testing.assert_array_equal(got, np.ones((16, 1)))
+
+
+def test_what_a_chunk_needs_alone_is_one_task_and_what_all_need_is_another():
+    values = np.arange(24.0).reshape(12, 2)
+    flux, ivar = (da.from_array(values * factor, chunks=(4, -1)) for factor in (1, 2))
+    both = da.map_blocks(np.add, flux, ivar)
+    lazy = da.map_blocks(first_byte, both[:, ::-1] + both, payload=delayed(np.ones(3)), chunks=((4, 4, 4), (1,)))
+    tasks = _one_task_each(lazy)
+    graph = dict(tasks[0].dask)
+    assert [task.key for task in tasks] == [(lazy.name, i, 0) for i in range(3)]
+    assert sum(isinstance(key, tuple) for key in graph) == 3  # none of a chunk but its own
+    shared = set.intersection(*(set(graph[task.key].dependencies) for task in tasks))
+    assert len(shared) == len(graph) - 3 == 1  # the payload
+    got = np.concatenate(compute(*tasks))
+    np.testing.assert_array_equal(got[:, 0], 3 * values.sum(axis=1) + 1)
 
 
 # disk full, read-only
