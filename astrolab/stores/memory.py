@@ -3,6 +3,8 @@
 import ctypes
 import sys
 
+import pyarrow as pa
+
 KEPT_BYTES = 1 << 28
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
@@ -29,6 +31,7 @@ def return_memory():
     --------
     >>> return_memory()
     """
+    pa.default_memory_pool().release_unused()  # of columns of text
     if hasattr(_c_library(), "malloc_trim"):
         _c_library().malloc_trim(0)
 

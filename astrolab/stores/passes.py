@@ -98,6 +98,7 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
         lazy = da.map_blocks(_compute_and_save, *arrays, function=function, places=keeping, **options, **shape)
     tasks = _one_task_each(lazy)
     n_done = len(parts) - len(missing)
+    return_memory()  # of what was done before; the workers need it now
     with tqdm(total=len(parts), initial=n_done, unit="chunk", mininterval=1, **progress) as bar:
         for i, values in _as_they_come([tasks[i] for i in missing], missing):
             about = {}
@@ -123,7 +124,7 @@ def _make_places(folder, lazy):
 
 
 def _return_memory():
-    """Let the workers hand back what they kept between chunks: the client needs memory for what follows."""
+    """Let the workers hand back what they kept between chunks: this process needs memory for what follows."""
     with suppress(ValueError, OSError):  # no cluster, or one that has just gone away: there is nothing to free
         get_client().run(return_memory, on_error="ignore")
 
