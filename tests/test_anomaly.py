@@ -111,7 +111,7 @@ def test_the_same_bytes_on_one_and_two_workers_and_in_this_process(vae, rest_qua
     lazy = in_chunks(rest_quasars, 100)
     here = al.score_anomalies(vae, lazy).ranking
     for n_workers in (1, 2):
-        options = {"n_workers": n_workers, "threads_per_worker": 1, "dashboard_address": None}
+        options = {"n_workers": n_workers, "threads_per_worker": 1, "dashboard_address": ":0"}
         with LocalCluster(**options) as cluster, Client(cluster):
             there = al.score_anomalies(vae, lazy).ranking
         pd.testing.assert_frame_equal(there, here, check_exact=True)
