@@ -249,7 +249,7 @@ def _loss(weighted, total, count, low, high, is_open, widths, power, wavelength,
         window_powers(weighted[first:], total[first:], count[first:], widths[j], 0.6, windows)
         for k in range(len(windows)):
             windows[k] = windows[k] if may_lose[k] else np.float32(0)
-        at = first_largest(windows, NEGATIVE) if last > first else 0
+        at = first_largest(windows, NEGATIVE)
         if last > first and -windows[at] > best:
             best, found, span = -windows[at], first + at, widths[j]
     row[2], row[5], row[6] = np.log1p(np.sqrt(best)), wavelength[found + span // 2] * stretch, span

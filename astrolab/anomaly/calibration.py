@@ -52,6 +52,11 @@ class PeerGroups:
         What peers must have in common, such as redshift, S/N and number of good pixels; finite.
     seed : int, optional
         Seed of the reference sample that a large survey is compared with.
+
+    Attributes
+    ----------
+    quantiles, place : numpy.ndarray
+        As in `Peers`.
     """
 
     def __init__(self, matched, seed=0):
@@ -101,6 +106,13 @@ class Anchors:
         Whose anchors.
     matched : numpy.ndarray, shape (object, n_column)
         As for `PeerGroups`; of the objects that those were found among, or of others.
+
+    Attributes
+    ----------
+    place : numpy.ndarray, shape (object, n_column)
+        Normal scores of the objects.
+    near, weight : numpy.ndarray, shape (object, n_around)
+        Which anchors, and their shares.
     """
 
     def __init__(self, peers, matched):

@@ -358,7 +358,7 @@ def _find_windows(residual, weight, wavelength, places, columns):
 @njit(nogil=True, cache=True)
 def _fill_strongest(windows, kind, first, width, wavelength, row):
     """Fill the signed significance of the strongest window, and its middle; where there is none, the grid's first."""
-    at = first_largest(windows, kind) if len(windows) else 0
+    at = first_largest(windows, kind)
     power = windows[at] if len(windows) else np.float32(0)
     power = min(power, np.float32(0)) if kind == NEGATIVE else power
     at = at + first if power != 0 else 0
