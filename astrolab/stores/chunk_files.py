@@ -16,6 +16,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 _SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 _CHECKSUM_BYTES = 4
+_PIECE_BYTES = 1 << 18  # fits into a core's own cache beside what else is there
 
 
 def write_chunk(array, root, number, values):
@@ -84,9 +85,9 @@ def read_chunk(array, root, number):
         None where its file is missing or damaged: zarr says what is wrong with it.
     """
     try:
-        content = np.fromfile(_path(array, root, number), np.uint8)
-        packed, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-        if google_crc32c.value(packed) != int.from_bytes(checksum.tobytes(), "little"):
+        content, checksum = _read_with_checksum(_path(array, root, number))
+        packed, stored = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+        if checksum != int.from_bytes(stored.tobytes(), "little"):
             return None
         for blosc in _packing(array):
             packed = blosc.decode(packed, np.empty(array.chunks, array.dtype))
@@ -130,6 +131,20 @@ def _write_past_cache(file, values):
         return 0
     finally:
         fcntl.fcntl(file, fcntl.F_SETFL, flags)
+
+
+def _read_with_checksum(path):
+    """Return the bytes of a file, and the CRC-32C of all but its last four; of each piece while the cache holds it."""
+    with path.open("rb", buffering=0) as file:
+        content = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        n_read, end, checksum = 0, len(content) - _CHECKSUM_BYTES, 0
+        while n_read < len(content):
+            n_new = file.readinto(content[n_read : n_read + _PIECE_BYTES])
+            if not n_new:
+                raise ValueError(f"'{path}' became shorter while it was read")
+            checksum = google_crc32c.extend(checksum, content[n_read : min(n_read + n_new, end)])
+            n_read += n_new
+    return content, checksum
 
 
 def _packing(array):
