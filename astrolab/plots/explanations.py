@@ -13,7 +13,7 @@ from astrolab.schema import OBJECT, spectral_dim
 
 _COLORS = (ORANGE, GREEN, SKY)
 _LINE_HEIGHT = 17  # px of a line of the title
-_CELL_LETTERS = 38  # of a line of a reason in a cell of the gallery
+_CELL_LETTERS = 32  # of a line of a reason in a cell of the gallery
 _CELL_LINES = 3
 _CLOUD = {"cmap": ["#9DC3DD", BLUE, "#00466E"], "cnorm": "log"}  # few to many; seen on white and on black
 
