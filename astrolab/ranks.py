@@ -14,7 +14,7 @@ _PATIENCE = timedelta(minutes=10)  # of a rank for the others
 _SECONDS_TO_TELL = 5  # a rank that fails takes the others along: who fell first is known a moment later
 
 
-def run_ranks(function, n_ranks, *arguments, folder=None, heard=None):
+def run_ranks(function, n_ranks, *arguments, data, folder=None, heard=None):
     """Run a function on Dask workers of the cluster in use, at the same time, as one torch process group.
 
     The group speaks gloo on CPUs, and nccl where the workers have GPUs.
@@ -22,11 +22,13 @@ def run_ranks(function, n_ranks, *arguments, folder=None, heard=None):
     Parameters
     ----------
     function : callable
-        Of the arguments; `torch.distributed` is ready when it is called.
+        Of the data and the arguments; `torch.distributed` is ready when it is called.
     n_ranks : int
         Workers to take, at least 2.
     *arguments
         Sent to each of them.
+    data : object
+        What is large, in memory: sent to each of them past the scheduler.
     folder : path-like, optional
         A folder that each of them must see.
     heard : callable, optional
@@ -50,8 +52,9 @@ def run_ranks(function, n_ranks, *arguments, folder=None, heard=None):
     port = client.submit(_free_port, workers=workers[:1], pure=False).result()
     address = f"tcp://{get_address_host(workers[0])}:{port}"
     task = dumps((function, arguments))
+    sent = client.scatter(data, workers=workers, broadcast=True, hash=False)
     futures = [
-        client.submit(_as_rank, task, rank, n_ranks, address, workers=[worker], pure=False)
+        client.submit(_as_rank, task, sent, rank, n_ranks, address, workers=[worker], pure=False)
         for rank, worker in enumerate(workers)
     ]
     if heard is not None:
@@ -92,7 +95,7 @@ def _choose_workers(n_ranks):
     return client, workers[:n_ranks]
 
 
-def _as_rank(task, rank, n_ranks, address):
+def _as_rank(task, data, rank, n_ranks, address):
     """In a worker."""
     import dask
     import torch
@@ -103,7 +106,7 @@ def _as_rank(task, rank, n_ranks, address):
     group.init_process_group(backend, init_method=address, rank=rank, world_size=n_ranks, timeout=_PATIENCE)
     try:
         with dask.config.set(scheduler="synchronous"):  # the cluster's workers are busy with this
-            result = function(*arguments)
+            result = function(data, *arguments)
     finally:
         group.destroy_process_group()
     return result if rank == 0 else None

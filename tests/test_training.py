@@ -1,10 +1,14 @@
 """The training loop: it learns, repeats itself exactly, and survives being stopped."""
 
+import os
+
+import dask.array as da
 import numpy as np
 import pytest
 import torch
 
 import astrolab as al
+from astrolab.compute import start_cluster
 from astrolab.training import split_spectra
 
 
@@ -72,6 +76,70 @@ def test_the_test_part_is_never_read(rest_quasars):
 def test_n_train_bounds_what_is_loaded_and_is_a_fair_sample(rest_quasars):
     _, history = train(rest_quasars, n_train=64)
     assert np.isfinite(history.to_numpy()).all()
+
+
+class _Counted:
+    """Flux for dask, a chunk of which dies where it is broken; each reading is counted."""
+
+    ndim, dtype = 2, np.dtype("float32")
+
+    def __init__(self, values):
+        self.values, self.shape, self.read = values, values.shape, []
+
+    def __getitem__(self, key):
+        self.read.append(key[0].start)
+        return self.values[key]
+
+
+@pytest.fixture
+def counted(rest_quasars, in_chunks):
+    flux = _Counted(rest_quasars.flux.values)
+    lazy = da.from_array(flux, chunks=(25, -1), asarray=False, meta=np.empty((0, 0), "float32"))
+    return in_chunks(rest_quasars, 25).assign(flux=(("object", "wavelength_rest"), lazy, rest_quasars.flux.attrs)), flux
+
+
+def test_one_pass_over_the_survey_serves_several_trainings(rest_quasars, counted):
+    lazy, flux = counted
+    training = al.load_training(lazy, n_train=40, seeds=[3, 4])
+    assert sorted(flux.read) == list(range(0, 300, 25))
+    assert 40 < training.sizes["object"] <= 90
+    for seed in (3, 4):
+        whole, curve = train(rest_quasars, n_train=40, seed=seed)
+        part, again = train(training, n_train=40, seed=seed)
+        assert weights_equal(whole, part)
+        assert curve.equals(again)
+    assert sorted(flux.read) == list(range(0, 300, 25))
+
+
+def test_chunks_that_nothing_is_learned_from_are_not_read(rest_quasars, counted):
+    lazy, flux = counted
+    training = al.load_training(lazy, n_train=3, seeds=[0])
+    rows = np.flatnonzero(np.isin(rest_quasars.targetid.values, training.targetid.values))
+    assert len(rows) == 4
+    assert sorted(flux.read) == sorted(set(25 * (rows // 25)))
+    np.testing.assert_array_equal(training.flux, rest_quasars.flux[rows])
+    np.testing.assert_array_equal(training.ivar, rest_quasars.ivar[rows])
+    assert training.attrs == rest_quasars.attrs
+
+
+def test_a_chunk_that_kills_its_workers_teaches_nothing(rest_quasars, in_chunks):
+    lazy = in_chunks(rest_quasars, 25)
+    killer = rest_quasars.targetid.values[60]
+
+    def die(flux, targetid):
+        if killer in targetid:
+            os._exit(9)
+        return flux
+
+    targetid = da.from_array(rest_quasars.targetid.values[:, None], chunks=(25, 1))
+    flux = da.map_blocks(
+        die, lazy.flux.data, targetid, chunks=lazy.flux.data.chunks, dtype="float32", meta=lazy.flux.data
+    )
+    with start_cluster("cpu", n_workers=2):
+        one, history = train(lazy.assign(flux=(lazy.flux.dims, flux, lazy.flux.attrs)))
+    assert np.isfinite(history.to_numpy()).all()
+    other, _ = train(rest_quasars.isel(object=np.arange(300) // 25 != 2))
+    assert weights_equal(one, other)
 
 
 def test_the_split_is_a_hash_of_the_identifier():

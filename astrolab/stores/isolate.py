@@ -4,6 +4,7 @@ import multiprocessing
 
 import dask
 import numpy as np
+from distributed.protocol.pickle import dumps, loads
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -34,7 +35,8 @@ def compute_isolated(function, blocks, options, shape):
     """
     n_columns, dtype = shape
     n_rows = blocks[0].shape[0]
-    task = function, list(dask.optimize(*blocks)), options
+    # as Dask would: what a notebook defines has no module that a process could import
+    task = dumps((function, list(dask.optimize(*blocks)), options))
     values, row = _in_child(task, [], is_by_row=False)
     bad_rows = []
     while values is None and row is not None and row < n_rows:
@@ -75,8 +77,8 @@ def _in_child(task, bad_rows, is_by_row):
 
 def _compute(sender, task, bad_rows, is_by_row):
     """In the child: say which row is begun, and at the end what all rows gave."""
-    function, blocks, options = task
     try:
+        function, blocks, options = loads(task)
         with dask.config.set(scheduler="synchronous"):
             arrays = [np.array(array) for array in dask.compute(*blocks)]
             options = dask.compute(options)[0]

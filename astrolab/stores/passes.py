@@ -7,6 +7,7 @@ computed again in a process of its own, where the rows that kill it are found an
 import queue
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import dask
@@ -96,23 +97,78 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
         progress = {"desc": Path(chunks_dir).name}
         keeping = dask.delayed([(str(path), key) for path, key in places], traverse=False)
         lazy = da.map_blocks(_compute_and_save, *arrays, function=function, places=keeping, **options, **shape)
+    isolated = partial(_isolate, function, arrays, options, (n_columns, dtype))
+    for i, values, about in _each_chunk(lazy, missing, isolated, total=len(parts), **progress):
+        # the worker that made it may not see this folder
+        if places[i] is not None and not places[i][0].is_file():
+            save_chunk(places[i][0], {"values": values}, places[i][1], **about)
+        parts[i][:] = values
+    return result
+
+
+def load_rows(spectra, is_chosen, *, desc=None):
+    """Return flux and ivar of some spectra, in memory; each chunk that holds one of them is read once.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Spectra in either frame, lazy or in memory.
+    is_chosen : numpy.ndarray, shape (object,), bool
+        Which.
+    desc : str, optional
+        What the progress bar says, which appears after two seconds.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray, shape (n_chosen, n_wavelength), float32
+        ``flux`` and ``ivar``; NaN in rows that were set aside because they kill the process that reads them.
+
+    Raises
+    ------
+    ConnectionError
+        If the scheduler goes away.
+    """
+    pixels = whole_spectra(spectra)
+    n_rows, n_columns = pixels[0].chunks[0], 2 * pixels[0].shape[1]
+    chosen = np.split(is_chosen, np.cumsum(n_rows)[:-1])
+    n_chosen = tuple(int(one.sum()) for one in chosen)
+    mask = da.from_array(is_chosen[:, None], chunks=(n_rows, 1))
+    shape = {"chunks": (n_chosen, (n_columns,)), "dtype": "float32", "meta": np.empty((0, 0), "float32")}
+    lazy = da.map_blocks(_choose, *pixels, mask, **shape)
+    result, ends = np.empty(lazy.shape, "float32"), np.cumsum(n_chosen)
+    isolated = partial(_isolate, _side_by_side, pixels, {}, (n_columns, "float32"))
+    needed = [i for i, n in enumerate(n_chosen) if n]
+    for i, values, about in _each_chunk(lazy, needed, isolated, total=len(needed), delay=2, desc=desc):
+        result[ends[i] - n_chosen[i] : ends[i]] = values[chosen[i]] if about else values
+    return dict(zip(("flux", "ivar"), np.hsplit(result, 2), strict=True))
+
+
+def _each_chunk(lazy, numbers, isolated, *, total, **progress):
+    """Compute chunks, and give number and values of each as it comes, and what is to be said of it."""
     tasks = _one_task_each(lazy)
-    n_done = len(parts) - len(missing)
     return_memory()  # of what was done before; the workers need it now
-    with tqdm(total=len(parts), initial=n_done, unit="chunk", mininterval=1, **progress) as bar:
-        for i, values in _as_they_come([tasks[i] for i in missing], missing):
+    with tqdm(total=total, initial=total - len(numbers), unit="chunk", mininterval=1, **progress) as bar:
+        for i, values in _as_they_come([tasks[i] for i in numbers], numbers):
             about = {}
             if values is None:
                 bar.set_postfix_str(f"chunk {i} kills its workers: its rows are computed one by one")
-                some = [array.blocks[i] for array in arrays]
-                values, about["quarantined"] = compute_isolated(function, some, options, (n_columns, dtype))
-            # the worker that made it may not see this folder
-            if places[i] is not None and not places[i][0].is_file():
-                save_chunk(places[i][0], {"values": values}, places[i][1], **about)
-            parts[i][:] = values
+                values, about = isolated(i)
+            yield i, values, about
             bar.update()
     _return_memory()
-    return result
+
+
+def _isolate(function, arrays, options, shape, number):
+    values, bad_rows = compute_isolated(function, [array.blocks[number] for array in arrays], options, shape)
+    return values, {"quarantined": bad_rows}
+
+
+def _choose(flux, ivar, is_chosen):
+    return _side_by_side(flux[is_chosen[:, 0]], ivar[is_chosen[:, 0]])
+
+
+def _side_by_side(flux, ivar):
+    return np.concatenate([flux, ivar], axis=1, dtype="float32")
 
 
 def _make_places(folder, lazy):

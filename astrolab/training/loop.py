@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import torch
 from dask.base import tokenize
-from numba import njit
 from torch import distributed as group
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -19,39 +19,10 @@ from astrolab.devices import choose_device
 from astrolab.ranks import run_ranks, say
 from astrolab.schema import OBJECT, SchemaError, check_spectra, spectral_dim
 from astrolab.stores.chunks import chunk_key, load_chunk, save_chunk
+from astrolab.training.sample import N_GOOD_MIN, load_training, mixed, usable_part
 
-# fewer good pixels than this teach a model nothing
-N_GOOD_MIN = 50
-
-_TRAIN, _VALID = 0.8, 0.9
 # s: what a crash costs at most, beside an epoch
 _CHECKPOINT_EVERY = 5.0
-
-
-def split_spectra(targetid, seed=0):
-    """Assign each object to the training, validation or test part by a hash of its targetid.
-
-    An object is in the same part in every run, whatever the order or number of objects.
-
-    Parameters
-    ----------
-    targetid : numpy.ndarray, shape (n_object,), int64
-        Identifiers.
-    seed : int, optional
-        Another seed gives another split.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_object,), str
-        ``"train"`` (80 %), ``"valid"`` (10 %) or ``"test"`` (10 %).
-
-    Examples
-    --------
-    >>> split_spectra(np.array([39633559463397282, 39633559467591522, 39633559463398815]))
-    array(['train', 'train', 'train'], dtype='<U5')
-    """
-    share = _hash(targetid, seed) / 2**64
-    return np.where(share < _TRAIN, "train", np.where(share < _VALID, "valid", "test"))
 
 
 def fit(
@@ -81,9 +52,10 @@ def fit(
     model : torch.nn.Module
         A model whose ``loss(flux, ivar)`` has shape ``(object,)``.
     spectra : xarray.Dataset
-        Normalised spectra on the model's grid, dims ``(object, wavelength_rest)``; lazy spectra are computed once for
-        the objects used. Pixels with ``ivar == 0`` do not count; objects with fewer than 50 good pixels, or a good one
-        whose flux or ivar is no number, are left out.
+        Normalised spectra on the model's grid, dims ``(object, wavelength_rest)``. Of lazy spectra every chunk that
+        holds an object used is read, once; for several models, `load_training` reads it once for all. Pixels with
+        ``ivar == 0`` do not count; objects with fewer than 50 good pixels, or a good one whose flux or ivar is no
+        number, are left out.
     n_epochs, batch_size, learning_rate : optional
         Passes over the data, spectra in a step, step size of Adam. Small samples take smaller batches, so that an epoch
         has about twenty steps.
@@ -140,7 +112,9 @@ def fit(
         )
     path = None if checkpoint_path is None else Path(checkpoint_path).absolute()
     settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
-    limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience}
+    limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience, "n_objects": spectra.sizes[OBJECT]}
+    if n_workers > 1 or any(isinstance(spectra[name].data, da.Array) for name in ("flux", "ivar")):
+        spectra = load_training(spectra, n_train=n_train, seeds=[seed])
     bar = tqdm(total=n_epochs, desc="training", unit="epoch", disable=not progress, mininterval=1)
     with bar:
         if n_workers == 1:
@@ -151,7 +125,8 @@ def fit(
             weights, history = run_ranks(
                 _fit_as_rank,
                 n_workers,
-                *(model, spectra, settings, limits, device, path),
+                *(model, settings, limits, device, path),
+                data=spectra,
                 folder=None if path is None else path.parent,
                 heard=partial(_show, bar),
             )
@@ -169,7 +144,7 @@ def _show(bar, epoch):
     bar.update(number - bar.n)
 
 
-def _fit_as_rank(model, spectra, settings, limits, device, path):
+def _fit_as_rank(spectra, model, settings, limits, device, path):
     """In a worker, beside others: the group of processes is there."""
     team = _Team.of_group()
     told = say if team.rank == 0 else (lambda epoch: None)
@@ -181,12 +156,14 @@ def _fit(model, spectra, team, settings, limits, device, path, told):
     """Train a model in place, and return its curve."""
     device = choose_device(device)
     seed, batch_size = settings["seed"], settings["batch_size"]
-    sizes = _part_sizes(limits["n_train"])
-    parts = {name: _load_part(spectra, name, n, seed, device) for name, n in sizes.items()}
+    parts = {}
+    for name in ("train", "valid"):
+        usable = usable_part(spectra, name, limits["n_train"], seed)
+        parts[name] = tuple(torch.from_numpy(values).to(device) for values in usable)
     n_objects = len(parts["train"][0])
     if n_objects < 2:
         raise ValueError(
-            f"{n_objects} of {spectra.sizes[OBJECT]} objects can be trained on (training part of the split, at least "
+            f"{n_objects} of {limits['n_objects']} objects can be trained on (training part of the split, at least "
             f"{N_GOOD_MIN} good pixels on the rest grid), expected at least 2; check redshifts and the rest grid."
         )
     if len(parts["valid"][0]) == 0:  # a handful of objects: better no early stopping than none to learn from
@@ -324,7 +301,7 @@ def _train_epoch(loss_of, model, state, part, batch_size, seed, team):
     model.train()
     total = 0.0
     with torch.random.fork_rng(devices=[flux.device] if flux.is_cuda else []):
-        torch.manual_seed(_hash(np.array([state.epoch]), seed)[0] >> np.uint64(1))
+        torch.manual_seed(mixed(np.array([state.epoch]), seed)[0] >> np.uint64(1))
         order = torch.randperm(len(flux)).to(flux.device)
         for start in range(0, len(flux), batch_size):
             rows = order[start : start + batch_size]
@@ -349,47 +326,5 @@ def _valid_loss(model, part, team):
     return team.sum(total) / len(part[0])
 
 
-def _load_part(spectra, name, n_objects, seed, device):
-    """Load the usable spectra of one part of the split, those of lowest hash first, as tensors on the device."""
-    targetid = spectra["targetid"].values
-    rows = np.flatnonzero(split_spectra(targetid, seed) == name)
-    rows = rows[np.argsort(_hash(targetid[rows], seed + 1), kind="stable")[:n_objects]]
-    part = spectra[["flux", "ivar"]].isel({OBJECT: np.sort(rows)}).compute()
-    flux, ivar = part["flux"].values, part["ivar"].values
-    n_good, n_broken = _count_pixels(flux, ivar)
-    # one that is not finite would make every weight NaN
-    usable = (n_good >= min(N_GOOD_MIN, ivar.shape[1])) & (n_broken == 0)
-    # the order of training is that of the ids, not of the files
-    order = np.argsort(part["targetid"].values, kind="stable")
-    order = order[usable[order]]
-    if len(order) < len(flux) or np.any(np.diff(order) < 0) or not (flux.flags.writeable and ivar.flags.writeable):
-        flux, ivar = flux[order], ivar[order]
-    return tuple(torch.from_numpy(values).to(device) for values in (flux, ivar))
-
-
-@njit(nogil=True, cache=True)
-def _count_pixels(flux, ivar):
-    """Return the number of good pixels of each spectrum, and that of those that are neither good nor masked."""
-    n_good, n_broken = np.zeros(len(flux), np.int64), np.zeros(len(flux), np.int64)
-    for i in range(len(flux)):
-        for k in range(flux.shape[1]):
-            n_good[i] += ivar[i, k] > 0
-            n_broken[i] += (ivar[i, k] != 0) & ~(np.isfinite(flux[i, k]) & np.isfinite(ivar[i, k]))
-    return n_good, n_broken
-
-
-def _part_sizes(n_train):
-    return {"train": n_train, "valid": max(1, n_train // 8)}
-
-
 def _copy(model):
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _hash(targetid, seed):
-    """Mix 64-bit integers (splitmix64, Steele et al. 2014): a hash that is the same on every machine."""
-    with np.errstate(over="ignore"):
-        x = targetid.astype("int64").view("uint64") + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
