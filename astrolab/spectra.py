@@ -81,7 +81,39 @@ def select_objects(spectra, *, spectype="QSO", redshift_min=0.0, redshift_max=10
             'choose another spectype ("any" takes all) or interval'
             + (", or measure redshifts with classify_spectra." if np.isnan(redshift).any() else ".")
         )
-    return spectra.isel({OBJECT: reason == ""}), left_out.reset_index(drop=True)
+    return keep_objects(spectra, reason == ""), left_out.reset_index(drop=True)
+
+
+def keep_objects(spectra, is_kept):
+    """Keep some objects, in chunks of those that were in one chunk before.
+
+    ``isel`` fills chunks of lazy spectra up from the next ones: every chunk of a survey is then read for two others,
+    and as a rule sent from one worker to another.
+
+    Parameters
+    ----------
+    spectra : xarray.Dataset
+        Spectra in either frame, lazy or in memory.
+    is_kept : numpy.ndarray, shape (object,), bool
+        Which.
+
+    Returns
+    -------
+    xarray.Dataset
+        These objects, in their order.
+
+    Examples
+    --------
+    >>> import astrolab as al
+    >>> survey = al.simulate_survey(50, seed=0, chunk_size=20)
+    >>> keep_objects(survey, np.arange(50) % 2 == 0).flux.chunks[0]
+    (10, 10, 5)
+    """
+    lazy = [name for name, array in spectra.data_vars.items() if array.chunks and array.dims[0] == OBJECT]
+    if not lazy or not is_kept.any():
+        return spectra.isel({OBJECT: is_kept})
+    kept = {name: (spectra[name].dims, _keep_rows(spectra[name].data, is_kept), spectra[name].attrs) for name in lazy}
+    return spectra.drop_vars(lazy).isel({OBJECT: is_kept}).assign(kept)
 
 
 def rest_grid(wavelength_min, wavelength_max, n_wavelength):
@@ -291,6 +323,26 @@ def pixel_edges(centres):
     """
     middle = 0.5 * (centres[1:] + centres[:-1])
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _keep_rows(array, is_kept):
+    n_rows, others = array.chunks[0], array.chunks[1:]
+    parts = np.split(is_kept, np.cumsum(n_rows)[:-1])
+    n_kept = [int(part.sum()) for part in parts]
+    needed = np.flatnonzero(n_kept)
+    mask = np.concatenate([parts[i] for i in needed]).reshape(-1, *[1] * len(others))
+    return da.map_blocks(
+        _rows_of_block,
+        array.blocks[needed],
+        da.from_array(mask, chunks=(tuple(n_rows[i] for i in needed), *[1] * len(others))),
+        chunks=(tuple(n_kept[i] for i in needed), *others),
+        dtype=array.dtype,
+        meta=array._meta,
+    )
+
+
+def _rows_of_block(block, is_kept):
+    return block if is_kept.all() else block[is_kept.ravel()]
 
 
 def _line_wavelengths(lines):

@@ -6,7 +6,7 @@ import xarray as xr
 from astropy import table, units
 
 import astrolab as al
-from astrolab.spectra import pixel_edges
+from astrolab.spectra import keep_objects, pixel_edges
 
 
 def slow_restframe(wavelength, flux, ivar, redshift, grid):
@@ -197,6 +197,20 @@ def test_every_object_is_selected_or_says_why_not(quasars):
     ]
     assert sorted([*selected.targetid.values, *left_out["targetid"]]) == sorted(quasars.targetid.values)
     assert al.select_objects(spectra, spectype="any")[0].sizes["object"] == 298
+
+
+@pytest.mark.parametrize("n_ivar", [64, 50, 300])
+def test_a_selection_of_lazy_spectra_divides_no_chunk(quasars, in_chunks, n_ivar):
+    lazy = in_chunks(quasars, 64).assign(ivar=quasars.ivar.chunk(object=n_ivar, wavelength=100))
+    is_kept = np.random.default_rng(0).random(300) < 0.7
+    is_kept[64:128], is_kept[128:192] = False, True  # of one chunk nothing is left, and all of another
+    kept = keep_objects(lazy, is_kept)
+    xr.testing.assert_identical(kept.compute(), quasars.isel(object=is_kept))
+    assert kept.flux.chunks[0] == tuple(int(is_kept[i : i + 64].sum()) for i in (0, 128, 192, 256))
+    xr.testing.assert_identical(keep_objects(quasars, is_kept), quasars.isel(object=is_kept))
+    assert keep_objects(lazy, np.zeros(300, bool)).sizes["object"] == 0
+    # a chunk's name is the hash of all that leads to it, also in another process: what was computed of it is found
+    assert keep_objects(lazy, is_kept).flux.data.name == kept.flux.data.name
 
 
 def test_a_selection_that_leaves_nothing_says_what_there_is(quasars):

@@ -14,6 +14,7 @@ from astrolab.anomaly.scores import BAND_WIDTHS, TROUGH_WIDTHS, as_members, memb
 from astrolab.anomaly.shape import LINE_WINDOWS, SHAPE_COLUMNS
 from astrolab.lines import SPEED_OF_LIGHT
 from astrolab.schema import FLUX_UNIT, OBJECT, WAVELENGTH_REST, SchemaError, check_spectra, check_targetid, spectral_dim
+from astrolab.stores.passes import load_objects
 
 # an object with fewer good pixels on the rest grid is not ranked
 N_GOOD_MIN = 50
@@ -258,8 +259,10 @@ def attach_spectra(models, spectra, ranking, **attrs):
         )
     model = as_members(models)[0]
     # read in the order of the store, then put in the order of the ranking
-    top = spectra.isel({OBJECT: np.sort(index)}).compute()
-    top = top.isel({OBJECT: np.argsort(np.argsort(index))})
+    is_chosen = np.zeros(spectra.sizes[OBJECT], bool)
+    is_chosen[index] = True
+    top = load_objects(spectra, is_chosen, desc="strangest")
+    top = top.isel({OBJECT: np.searchsorted(np.flatnonzero(is_chosen), index)})
     flux_model, _ = reconstruct(model, top["flux"].values, top["ivar"].values)
     latent = ranking[[f"latent_{i}" for i in range(model.config["n_latent"])]].to_numpy("float32")
     columns = {

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from astrolab.redshift.classify import WARNINGS
 from astrolab.schema import COLUMNS, OBJECT, SchemaError, check_spectra, check_targetid
+from astrolab.spectra import keep_objects
 
 _MEASURED = ("spectype", "redshift", "redshift_err", "redshift_warning")
 
@@ -67,7 +68,7 @@ def attach_redshifts(spectra, path=None):
     columns = {name: found[name].to_numpy(COLUMNS[name][0]) for name in _MEASURED if name != "spectype"}
     columns["spectype"] = np.asarray(found["spectype"], dtype=object).astype(str)
     columns = {name: (OBJECT, values, spectra[name].attrs) for name, values in columns.items()}
-    return spectra.isel({OBJECT: is_good}).assign_coords(columns), left_out
+    return keep_objects(spectra, is_good).assign_coords(columns), left_out
 
 
 def _read(path):

@@ -20,6 +20,7 @@ from distributed import CancelledError, KilledWorker, get_client
 from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
 
+from astrolab.schema import OBJECT, PIXEL_FAULTS
 from astrolab.stores.chunks import SUFFIX, ChunkError, chunk_key, load_chunk, save_chunk
 from astrolab.stores.isolate import compute_isolated
 from astrolab.stores.memory import return_memory
@@ -106,8 +107,8 @@ def map_chunks(function, *arrays, n_columns, dtype="float32", chunks_dir=None, *
     return result
 
 
-def load_rows(spectra, is_chosen, *, desc=None):
-    """Return flux and ivar of some spectra, in memory; each chunk that holds one of them is read once.
+def load_objects(spectra, is_chosen, *, desc=None):
+    """Load some objects; each chunk that holds one of them is read once, and no other.
 
     Parameters
     ----------
@@ -120,27 +121,35 @@ def load_rows(spectra, is_chosen, *, desc=None):
 
     Returns
     -------
-    dict of str to numpy.ndarray, shape (n_chosen, n_wavelength), float32
-        ``flux`` and ``ivar``; NaN in rows that were set aside because they kill the process that reads them.
+    xarray.Dataset
+        These objects in memory, in their order; pixels are NaN in rows that were set aside because they kill the
+        process that computes them.
 
     Raises
     ------
     ConnectionError
         If the scheduler goes away.
     """
-    pixels = whole_spectra(spectra)
-    n_rows, n_columns = pixels[0].chunks[0], 2 * pixels[0].shape[1]
+    names = [name for name in ("flux", "ivar", PIXEL_FAULTS) if name in spectra]
+    if not any(isinstance(spectra[name].data, da.Array) for name in names):
+        return spectra.isel({OBJECT: is_chosen}).load()
+    arrays = list(whole_spectra(spectra))
+    n_rows = arrays[0].chunks[0]
+    arrays += [da.asarray(spectra[name].data).rechunk((n_rows, -1)) for name in names[2:]]
+    widths = [array.shape[1] for array in arrays]
     chosen = np.split(is_chosen, np.cumsum(n_rows)[:-1])
     n_chosen = tuple(int(one.sum()) for one in chosen)
     mask = da.from_array(is_chosen[:, None], chunks=(n_rows, 1))
-    shape = {"chunks": (n_chosen, (n_columns,)), "dtype": "float32", "meta": np.empty((0, 0), "float32")}
-    lazy = da.map_blocks(_choose, *pixels, mask, **shape)
+    shape = {"chunks": (n_chosen, (sum(widths),)), "dtype": "float32", "meta": np.empty((0, 0), "float32")}
+    lazy = da.map_blocks(_choose, mask, *arrays, **shape)
     result, ends = np.empty(lazy.shape, "float32"), np.cumsum(n_chosen)
-    isolated = partial(_isolate, _side_by_side, pixels, {}, (n_columns, "float32"))
+    isolated = partial(_isolate, _side_by_side, arrays, {}, (sum(widths), "float32"))
     needed = [i for i, n in enumerate(n_chosen) if n]
     for i, values, about in _each_chunk(lazy, needed, isolated, total=len(needed), delay=2, desc=desc):
         result[ends[i] - n_chosen[i] : ends[i]] = values[chosen[i]] if about else values
-    return dict(zip(("flux", "ivar"), np.hsplit(result, 2), strict=True))
+    parts = dict(zip(names, np.split(result, np.cumsum(widths)[:-1], axis=1), strict=True))
+    loaded = {name: (spectra[name].dims, part, spectra[name].attrs) for name, part in parts.items()}
+    return spectra.drop_vars(names).isel({OBJECT: is_chosen}).load().assign(loaded)
 
 
 def _each_chunk(lazy, numbers, isolated, *, total, **progress):
@@ -163,12 +172,12 @@ def _isolate(function, arrays, options, shape, number):
     return values, {"quarantined": bad_rows}
 
 
-def _choose(flux, ivar, is_chosen):
-    return _side_by_side(flux[is_chosen[:, 0]], ivar[is_chosen[:, 0]])
+def _choose(is_chosen, *arrays):
+    return _side_by_side(*(array[is_chosen[:, 0]] for array in arrays))
 
 
-def _side_by_side(flux, ivar):
-    return np.concatenate([flux, ivar], axis=1, dtype="float32")
+def _side_by_side(*arrays):
+    return np.concatenate(arrays, axis=1, dtype="float32", casting="same_kind")
 
 
 def _make_places(folder, lazy):

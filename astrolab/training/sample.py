@@ -1,11 +1,10 @@
 """What a model learns from: a fair sample of the survey, the same in every run, read in one pass."""
 
-import dask.array as da
 import numpy as np
 from numba import njit
 
-from astrolab.schema import OBJECT, check_spectra, spectral_dim
-from astrolab.stores.passes import load_rows
+from astrolab.schema import OBJECT, check_spectra
+from astrolab.stores.passes import load_objects
 
 # fewer good pixels than this teach a model nothing
 N_GOOD_MIN = 50
@@ -80,13 +79,7 @@ def load_training(spectra, *, n_train=20_000, seeds=(0,)):
     for seed in seeds:
         for name in ("train", "valid"):
             is_chosen[_rows_of_part(targetid, name, n_train, seed)] = True
-    chosen = spectra[["flux", "ivar"]].isel({OBJECT: is_chosen})
-    if any(isinstance(spectra[name].data, da.Array) for name in chosen):
-        loaded = load_rows(spectra, is_chosen, desc="training spectra")
-        chosen = chosen.assign(
-            {name: ((OBJECT, spectral_dim(spectra)), loaded[name], spectra[name].attrs) for name in chosen}
-        )
-    return chosen
+    return load_objects(spectra[["flux", "ivar"]], is_chosen, desc="training spectra")
 
 
 def usable_part(spectra, name, n_train, seed):
