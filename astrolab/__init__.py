@@ -23,7 +23,7 @@ _WHERE = {
     "models.classifier": ["SpectrumClassifier"],
     "models.pretrained": ["pretrained_vae", "start_vaes"],
     "models.files": ["save_model", "load_model"],
-    "training": ["fit", "load_training"],
+    "training": ["fit", "fit_models", "load_training"],
     "anomaly.ranking": ["rank_anomalies", "score_anomalies", "attach_spectra", "add_columns"],
     "anomaly.measured": ["measured_ranking"],
     "anomaly.scale": ["save_scale", "load_scale"],

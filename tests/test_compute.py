@@ -36,8 +36,9 @@ def _ends_within(pid, seconds):
 
 
 def test_cpu_workers_are_processes_of_one_thread_that_closing_ends():
-    n_threads = threading.active_count()
+    n_threads, environ = threading.active_count(), dict(os.environ)
     client = start_cluster("cpu", n_workers=1)
+    assert os.environ == environ  # what is loaded here later has all threads
     (pid,) = client.run(os.getpid).values()
     assert pid != os.getpid()
     assert list(client.nthreads().values()) == [1]

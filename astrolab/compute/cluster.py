@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import dask
@@ -137,7 +138,8 @@ def _need(module, reason):
 def _start_cpu(n_workers, threads_per_worker, memory_limit):
     if n_workers is None:
         n_workers = max(1, CPU_COUNT // threads_per_worker)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT, **_FEW_DEATHS}):
+    settings = {"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT, **_FEW_DEATHS}
+    with dask.config.set(settings), _own_environment():
         cluster = _start_local(
             LocalCluster,
             n_workers=n_workers,
@@ -146,6 +148,18 @@ def _start_cpu(n_workers, threads_per_worker, memory_limit):
             processes=True,
         )
     return ClusterClient(cluster)
+
+
+@contextmanager
+def _own_environment():
+    """Give this process back the environment that Dask leaves it with: that of its workers, who have one thread."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _start_local(kind, **options):

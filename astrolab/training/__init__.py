@@ -1,6 +1,7 @@
-"""Training: what a model learns from, and one loop for every model."""
+"""Training: what a model learns from, one loop for every model, and several models at the same time."""
 
+from astrolab.training.ensemble import fit_models
 from astrolab.training.loop import fit
 from astrolab.training.sample import load_training, split_spectra
 
-__all__ = ["fit", "load_training", "split_spectra"]
+__all__ = ["fit", "fit_models", "load_training", "split_spectra"]

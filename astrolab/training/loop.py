@@ -44,8 +44,9 @@ def fit(
 
     The objects are split by a hash of their targetid; the test part is never read. The weights kept are those of the
     epoch with the lowest validation loss; training stops when that has not improved for `patience` epochs. The same
-    seed gives the same weights on the same kind of device, whatever the chunks or the number of Dask workers; a
-    training resumed from its checkpoint ends as if it had not been interrupted.
+    seed gives the same weights on the same kind of device with the same number of threads, whatever the chunks or the
+    number of Dask workers; a training resumed from its checkpoint ends as if it had not been interrupted. Several
+    models are trained by `fit_models`, at the same time.
 
     Parameters
     ----------
@@ -73,8 +74,8 @@ def fit(
         that the loss curve is the same up to the order of sums. The first of them writes the checkpoint.
     checkpoint_path : path-like, optional
         File rewritten every few seconds, whole and sealed (`save_chunk`); when it exists, training goes on from it.
-    progress : bool, optional
-        Show a progress bar.
+    progress : bool or callable, optional
+        Show a progress bar; or what is called after each epoch with its row of the curve.
 
     Returns
     -------
@@ -115,10 +116,11 @@ def fit(
     limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience, "n_objects": spectra.sizes[OBJECT]}
     if n_workers > 1 or any(isinstance(spectra[name].data, da.Array) for name in ("flux", "ivar")):
         spectra = load_training(spectra, n_train=n_train, seeds=[seed])
-    bar = tqdm(total=n_epochs, desc="training", unit="epoch", disable=not progress, mininterval=1)
+    bar = tqdm(total=n_epochs, desc="training", unit="epoch", disable=progress is not True, mininterval=1)
+    told = progress if callable(progress) else partial(_show, bar)
     with bar:
         if n_workers == 1:
-            history = _fit(model, spectra, _Team(), settings, limits, device, path, partial(_show, bar))
+            history = _fit(model, spectra, _Team(), settings, limits, device, path, told)
         else:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,7 @@ def fit(
                 *(model, settings, limits, device, path),
                 data=spectra,
                 folder=None if path is None else path.parent,
-                heard=partial(_show, bar),
+                heard=told,
             )
             model.load_state_dict(weights)
             model.to("cpu").eval()
