@@ -139,7 +139,7 @@ def _start_cpu(n_workers, threads_per_worker, memory_limit):
     if n_workers is None:
         n_workers = max(1, CPU_COUNT // threads_per_worker)
     settings = {"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT, **_FEW_DEATHS}
-    with dask.config.set(settings), _own_environment():
+    with dask.config.set(settings):
         cluster = _start_local(
             LocalCluster,
             n_workers=n_workers,
@@ -148,6 +148,16 @@ def _start_cpu(n_workers, threads_per_worker, memory_limit):
             processes=True,
         )
     return ClusterClient(cluster)
+
+
+def _start_local(kind, **options):
+    try:
+        # any free port: two clusters on one machine do not meet
+        with _own_environment():
+            return kind(dashboard_address=":0", silence_logs=logging.ERROR, **options)
+    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConnectionError(f"no Dask cluster can be started on this machine: {reason}") from error
 
 
 @contextmanager
@@ -160,15 +170,6 @@ def _own_environment():
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
-
-
-def _start_local(kind, **options):
-    try:
-        # any free port: two clusters on one machine do not meet
-        return kind(dashboard_address=":0", silence_logs=logging.ERROR, **options)
-    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConnectionError(f"no Dask cluster can be started on this machine: {reason}") from error
 
 
 def _start_gpu(n_workers, threads_per_worker, memory_limit):
