@@ -1,11 +1,12 @@
 """Dask workers as the ranks of one torch process group: one function, on each of them at the same time."""
 
 import os
+import queue
 import socket
 from contextlib import suppress
 from datetime import timedelta
 
-from distributed import CancelledError, as_completed, get_client, get_worker, wait
+from distributed import CancelledError, Future, get_client, get_worker, wait
 from distributed.comm import get_address_host
 from distributed.protocol.pickle import dumps, loads
 
@@ -14,7 +15,7 @@ _PATIENCE = timedelta(minutes=10)  # of a rank for the others
 _SECONDS_TO_TELL = 5  # a rank that fails takes the others along: who fell first is known a moment later
 
 
-def run_ranks(function, n_ranks, *arguments, data, folder=None, heard=None):
+def run_ranks(function, n_ranks, *arguments, data, heard, folder=None):
     """Run a function on Dask workers of the cluster in use, at the same time, as one torch process group.
 
     The group speaks gloo on CPUs, and nccl where the workers have GPUs.
@@ -29,10 +30,10 @@ def run_ranks(function, n_ranks, *arguments, data, folder=None, heard=None):
         Sent to each of them.
     data : object
         What is large, in memory: sent to each of them past the scheduler.
+    heard : callable
+        Called with what ranks `say`.
     folder : path-like, optional
         A folder that each of them must see.
-    heard : callable, optional
-        Called here, in another thread, with what ranks `say`.
 
     Returns
     -------
@@ -57,18 +58,25 @@ def run_ranks(function, n_ranks, *arguments, data, folder=None, heard=None):
         client.submit(_as_rank, task, sent, rank, n_ranks, address, workers=[worker], pure=False)
         for rank, worker in enumerate(workers)
     ]
-    if heard is not None:
-        client.subscribe_topic(_TOPIC, lambda event: heard(event[1]))
+    # futures that are done, and what ranks say: a kernel shows nothing of what another thread prints
+    news, n_left = queue.SimpleQueue(), n_ranks
+    client.subscribe_topic(_TOPIC, lambda event: news.put(event[1]))
+    for future in futures:
+        future.add_done_callback(news.put)
     try:
-        for future in as_completed(futures):
-            if future.status != "finished":
+        while n_left:
+            item = news.get()
+            if not isinstance(item, Future):
+                heard(item)
+                continue
+            if item.status != "finished":
                 raise _what_happened(client, workers, futures)
+            n_left -= 1
         return futures[0].result()
     finally:
         if client.status == "running":
             client.cancel(futures)
-            if heard is not None:
-                client.unsubscribe_topic(_TOPIC)
+            client.unsubscribe_topic(_TOPIC)
 
 
 def say(message):

@@ -1,8 +1,11 @@
 """Several models at the same time: the weights of one thread anywhere, whoever dies; nothing goes on unasked."""
 
 import _thread
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -82,6 +85,35 @@ def test_a_model_whose_worker_is_killed_is_trained_on_by_another(cluster, rest_q
     assert_same(whole, train(rest_quasars, checkpoint_dir=tmp_path, **options))
     killer.join()
     assert not set(pids) & set(cluster.run(os.getpid).values())
+
+
+def test_a_scheduler_that_goes_away_is_said(rest_quasars, tmp_path):
+    dask, quiet = [sys.executable, "-m", "dask"], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    found = tmp_path / "scheduler.json"
+    options = ["--port", "0", "--no-dashboard", "--scheduler-file", str(found)]
+    scheduler = subprocess.Popen([*dask, "scheduler", *options], cwd=tmp_path, **quiet)
+    while not (found.exists() and found.stat().st_size):
+        time.sleep(0.1)
+    address = json.loads(found.read_text())["address"]
+    worker = subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--no-dashboard"], cwd=tmp_path, **quiet)
+
+    def kill():
+        while not list(tmp_path.glob("*.chunk")):
+            time.sleep(0.01)
+        scheduler.kill()
+
+    killer = threading.Thread(target=kill)
+    try:
+        with start_cluster(address) as client:
+            client.wait_for_workers(1, timeout=60)
+            killer.start()
+            with pytest.raises(ConnectionError, match=r"^the Dask scheduler went away.*run the same again"):
+                train(rest_quasars, n_epochs=1_000_000, patience=1_000_000, checkpoint_dir=tmp_path)
+    finally:
+        for child in (scheduler, worker):
+            child.kill()
+            child.wait()
+    assert (tmp_path / "training_0.chunk").exists()
 
 
 def test_an_interrupt_or_an_error_stops_them_all(cluster, rest_quasars):

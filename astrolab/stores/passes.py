@@ -6,7 +6,7 @@ computed again in a process of its own, where the rows that kill it are found an
 
 import queue
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,8 @@ PATIENCE_SECONDS = 60  # without a worker; a killed one is back in a few
 _CHECK_SECONDS = 2
 # models travel in the graph, once: of what is larger than 10 MB, Dask would warn people who can do nothing about it
 _LARGE_GRAPH = {"distributed.admin.large-graph-warning-threshold": "200MB"}
-_RESUMABLE = "finished chunks are kept: start a cluster, and run the same again."
+_RESUMABLE = "what is finished is kept: start a cluster, and run the same again."
+SCHEDULER_GONE = f"the Dask scheduler went away; {_RESUMABLE}"
 
 
 def whole_spectra(spectra, n_rows=1024):
@@ -250,7 +251,7 @@ def _as_they_come(tasks, numbers):
         future.add_done_callback(done.put)
     try:
         for _ in numbers:
-            future = _patiently(done.get, client)
+            future = patiently(done.get, client)
             yield futures[future], _result(future, client)
             future.release()
     finally:
@@ -260,24 +261,49 @@ def _as_they_come(tasks, numbers):
 
 def _result(future, client):
     try:
-        return _patiently(future.result, client)
+        return patiently(future.result, client)
     except KilledWorker:
         return None
     except (CancelledError, CommClosedError) as error:  # the second: it went away while it answered
-        raise ConnectionError(f"the Dask scheduler went away; {_RESUMABLE}") from error
+        raise ConnectionError(SCHEDULER_GONE) from error
 
 
-def _patiently(get, client):
-    """Call ``get(timeout=…)`` until it gives something, as long as there is a cluster that can give it."""
+@contextmanager
+def scheduler_answers():
+    """Say that the scheduler went away where what is asked of it fails: `ConnectionError`."""
+    try:
+        yield
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConnectionError(SCHEDULER_GONE) from error
+
+
+def patiently(get, client):
+    """Call ``get(timeout=…)`` until it gives something, as long as there is a cluster that can give it.
+
+    Parameters
+    ----------
+    get : callable
+        Raises `queue.Empty` or `TimeoutError` where there is nothing within ``timeout`` seconds.
+    client : distributed.Client
+        Of the cluster.
+
+    Returns
+    -------
+    object
+        What it gave.
+
+    Raises
+    ------
+    ConnectionError
+        If the scheduler goes away, or there is no worker for a minute.
+    """
     last_seen = time.monotonic()
     while True:
         try:
             return get(timeout=_CHECK_SECONDS)
         except (queue.Empty, TimeoutError):
-            try:
+            with scheduler_answers():
                 has_workers = bool(client.nthreads())
-            except (OSError, TimeoutError, ValueError) as error:
-                raise ConnectionError(f"the Dask scheduler went away; {_RESUMABLE}") from error
             last_seen = time.monotonic() if has_workers else last_seen
             if time.monotonic() - last_seen > PATIENCE_SECONDS:
                 raise ConnectionError(

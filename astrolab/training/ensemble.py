@@ -2,25 +2,24 @@
 
 import os
 import queue
-import time
 from collections import Counter, deque
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 import torch
-from distributed import CancelledError, Event, KilledWorker, get_client, get_worker
+from distributed import CancelledError, Event, Future, KilledWorker, get_client, get_worker
+from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
 
-from astrolab.stores.passes import PATIENCE_SECONDS
+from astrolab.stores.passes import SCHEDULER_GONE, patiently, scheduler_answers
 from astrolab.training.loop import fit
 from astrolab.training.sample import load_training
 
 _TOPIC = "astrolab-trainings"
-_CHECK_SECONDS = 1
 _N_DEATHS_MAX = 5
-_KEPT = "what the checkpoints hold is kept: run the same again."
 
 
 class _Training(NamedTuple):
@@ -155,55 +154,68 @@ def _train_here(trainings, spectra, bar):
 def _train_there(client, trainings, spectra, bar):
     """Train each on a worker that nothing else trains on; yield number and curve of each as it comes."""
     waiting, running, n_deaths = deque(trainings), {}, Counter()
-    done, stop, last_seen = queue.SimpleQueue(), f"astrolab-stop-{uuid4().hex}", time.monotonic()
-    client.subscribe_topic(_TOPIC, lambda event: bar.hear(event[1][1:]) if event[1][0] == stop else None)
+    # futures that are done, and what trainings say: a kernel shows nothing of what another thread prints
+    news, stop = queue.SimpleQueue(), f"astrolab-stop-{uuid4().hex}"
+    client.subscribe_topic(_TOPIC, lambda event: news.put(event[1]))
     try:
         while waiting or running:
-            workers = _reachable_workers(client)
-            last_seen = time.monotonic() if workers else last_seen
-            if time.monotonic() - last_seen > PATIENCE_SECONDS:
-                raise ConnectionError(f"the Dask cluster has had no worker for {PATIENCE_SECONDS} s; {_KEPT}")
-            for worker in set(workers) - {worker for _, worker in running.values()}:
-                if waiting:
-                    one = waiting.popleft()
-                    future = _start(client, worker, one, spectra, stop)
-                    running[future] = one, worker
-                    future.add_done_callback(done.put)
-            with suppress(queue.Empty):
-                future = done.get(timeout=_CHECK_SECONDS)
-                one, _ = running.pop(future)
-                try:
-                    weights, history = future.result()
-                except (KilledWorker, CancelledError) as error:
-                    n_deaths[one.number] += 1
-                    if n_deaths[one.number] > _N_DEATHS_MAX:
-                        raise ConnectionError(
-                            f"{n_deaths[one.number]} Dask workers died while they trained a model; {_KEPT}"
-                        ) from error
+            for worker in _idle_workers(client, running)[: len(waiting)]:
+                one = waiting.popleft()
+                future = _start(client, worker, one, spectra, stop)
+                running[future] = one, worker
+                future.add_done_callback(news.put)
+            if not running:
+                patiently(partial(client.wait_for_workers, 1), client)
+                continue
+            item = patiently(news.get, client)
+            if isinstance(item, Future):
+                one, _ = running.pop(item)
+                history = _take_home(one, item, n_deaths)
+                if history is None:
                     waiting.append(one)
                 else:
-                    one.model.load_state_dict(weights)
-                    one.model.to("cpu").eval()
                     yield one.number, history
+            elif item[0] == stop:
+                bar.hear(item[1:])
     finally:
         if client.status == "running":
-            if running:
-                Event(stop, client=client).set()
-                client.cancel(list(running))
-            client.unsubscribe_topic(_TOPIC)
+            with suppress(OSError, TimeoutError, ValueError):  # it may go away now
+                if running:
+                    Event(stop, client=client).set()
+                    client.cancel(list(running))
+                client.unsubscribe_topic(_TOPIC)
 
 
-def _reachable_workers(client):
+def _idle_workers(client, running):
+    busy = {worker for _, worker in running.values()}
+    with scheduler_answers():
+        return sorted(set(client.nthreads()) - busy)
+
+
+def _take_home(one, future, n_deaths):
+    """Give the model the weights that a worker trained, and return the curve; None where the worker died."""
     try:
-        return list(client.nthreads())
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ConnectionError(f"the Dask scheduler went away; {_KEPT}") from error
+        weights, history = future.result()
+    except (KilledWorker, CancelledError) as error:
+        n_deaths[one.number] += 1
+        if n_deaths[one.number] > _N_DEATHS_MAX:
+            raise ConnectionError(
+                f"{n_deaths[one.number]} Dask workers died while they trained a model; what is finished is kept: run "
+                "the same again."
+            ) from error
+        return None
+    except CommClosedError as error:  # it went away while it answered
+        raise ConnectionError(SCHEDULER_GONE) from error
+    one.model.load_state_dict(weights)
+    one.model.to("cpu").eval()
+    return history
 
 
 def _start(client, worker, one, spectra, stop):
     own = load_training(spectra, n_train=one.options["n_train"], seeds=[one.options["seed"]])
-    sent = client.scatter(own, workers=[worker], hash=False)
-    return client.submit(_train_as_told, one, sent, stop, workers=[worker], pure=False)
+    with scheduler_answers():
+        sent = client.scatter(own, workers=[worker], hash=False)
+        return client.submit(_train_as_told, one, sent, stop, workers=[worker], pure=False)
 
 
 def _train_as_told(one, spectra, stop):
