@@ -106,7 +106,7 @@ def test_an_object_without_attribution_or_regions_still_draws(ranked, regions):
 
 def test_a_gallery_says_the_first_reason_of_each(ranked, regions):
     first, second, third = titles(plots.plot_reason_gallery(ranked, regions, n=3))
-    assert "trough at −9,000 ± 300 km/s from C IV;" in first
+    assert "trough at −9,000 ± 300 km/s from C IV;" in first.replace("\n", " ")
     assert "script" not in first
     assert second.startswith("#2")
     assert "excess at 1,700–1,800 Å" in second

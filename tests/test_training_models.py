@@ -118,10 +118,13 @@ def test_a_scheduler_that_goes_away_is_said(rest_quasars, tmp_path):
 
 def test_an_interrupt_or_an_error_stops_them_all(cluster, rest_quasars):
     cluster.wait_for_workers(2, timeout=60)
-    timer = threading.Timer(3, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        train(rest_quasars, n_epochs=1_000_000, patience=1_000_000)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        threading.Timer(3, _thread.interrupt_main).start()
+        with pytest.raises(KeyboardInterrupt):
+            train(rest_quasars, n_epochs=1_000_000, patience=1_000_000)
+    finally:
+        signal.signal(signal.SIGINT, before)
     # workers that still trained would not answer
     assert cluster.gather([cluster.submit(os.getpid, workers=[w], pure=False) for w in cluster.nthreads()])
     with pytest.raises(ValueError, match=r"0 of \d+ objects can be trained on"):
