@@ -60,20 +60,22 @@ def select_objects(spectra, *, spectype="QSO", redshift_min=0.0, redshift_max=10
     redshift = spectra["redshift"].values
     classes = spectra["spectype"].values.astype(str)
     is_target = spectra["is_target"].values if "is_target" in spectra.coords else np.ones(len(redshift), bool)
-    wrong_class = np.full(len(redshift), spectype != "any") & (classes != spectype)
-    named = np.where(classes == "", "unknown", classes).astype(object)
-    reason = np.select(
-        [~is_target, ~np.isfinite(redshift), wrong_class, (redshift < redshift_min) | (redshift > redshift_max)],
-        [
-            "not a target: a sky, blank or broken fibre",
-            "no redshift was measured",
-            "spectype is " + named,
-            f"redshift is outside {redshift_min} to {redshift_max}",
-        ],
+    is_wrong = np.full(len(redshift), spectype != "any") & (classes != spectype)
+    is_outside = (redshift < redshift_min) | (redshift > redshift_max)
+    # words for those that are left out alone: of a survey's they would take a gigabyte
+    kind = np.select([~is_target, ~np.isfinite(redshift), is_wrong, is_outside], [1, 2, 3, 4], 0)
+    kinds = [
         "",
-    )
-    left_out = pd.DataFrame({"targetid": spectra["targetid"].values, "reason": reason.astype(str)})
-    left_out = left_out[reason != ""]
+        "not a target: a sky, blank or broken fibre",
+        "no redshift was measured",
+        "",
+        f"redshift is outside {redshift_min} to {redshift_max}",
+    ]
+    rows = np.flatnonzero(kind)
+    reason, named = np.array(kinds, object)[kind[rows]], np.where(classes[rows] == "", "unknown", classes[rows])
+    is_named = kind[rows] == 3
+    reason[is_named] = "spectype is " + named[is_named].astype(object)
+    left_out = pd.DataFrame({"targetid": spectra["targetid"].values[rows], "reason": reason.astype(str)})
     if len(left_out) == len(redshift):
         counts = ", ".join(f"{n} × {why}" for why, n in left_out["reason"].value_counts().items())
         raise ValueError(
@@ -81,7 +83,7 @@ def select_objects(spectra, *, spectype="QSO", redshift_min=0.0, redshift_max=10
             'choose another spectype ("any" takes all) or interval'
             + (", or measure redshifts with classify_spectra." if np.isnan(redshift).any() else ".")
         )
-    return keep_objects(spectra, reason == ""), left_out.reset_index(drop=True)
+    return keep_objects(spectra, kind == 0), left_out
 
 
 def keep_objects(spectra, is_kept):
