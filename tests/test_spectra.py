@@ -6,7 +6,8 @@ import xarray as xr
 from astropy import table, units
 
 import astrolab as al
-from astrolab.spectra import keep_objects, pixel_edges
+from astrolab.selection import keep_objects
+from astrolab.spectra import pixel_edges
 
 
 def slow_restframe(wavelength, flux, ivar, redshift, grid):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from astrolab.redshift.classify import WARNINGS
 from astrolab.schema import COLUMNS, OBJECT, SchemaError, check_spectra, check_targetid
-from astrolab.spectra import keep_objects
+from astrolab.selection import keep_objects
 
 _MEASURED = ("spectype", "redshift", "redshift_err", "redshift_warning")
 
