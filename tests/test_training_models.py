@@ -139,3 +139,12 @@ def test_workers_that_share_a_process_do_not_train(rest_quasars, alone):
 def test_as_many_seeds_as_models_are_expected(rest_quasars):
     with pytest.raises(ValueError, match="there are 2 seeds for 3 models, expected one each"):
         train(rest_quasars, seeds=[0, 1])
+
+
+def test_what_cannot_be_trained_is_said_before_the_survey_is_read(rest_quasars, monkeypatch):
+    monkeypatch.setattr("astrolab.training.ensemble.load_training", None)
+    with pytest.raises(al.SchemaError, match="the spectra have 299 pixels, the model expects 300"):
+        train(rest_quasars.isel(wavelength_rest=slice(299)))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="n_workers is 0, expected at least 1"):
+        train(rest_quasars, n_workers=0)

@@ -14,8 +14,9 @@ from distributed import CancelledError, Event, Future, KilledWorker, get_client,
 from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
 
+from astrolab.schema import check_spectra
 from astrolab.stores.passes import SCHEDULER_GONE, patiently, scheduler_answers
-from astrolab.training.loop import fit
+from astrolab.training.loop import check_grid, fit
 from astrolab.training.sample import load_training
 
 _TOPIC = "astrolab-trainings"
@@ -91,6 +92,9 @@ def fit_models(
     models, seeds = list(models), list(range(len(models)) if seeds is None else seeds)
     if len(seeds) != len(models):
         raise ValueError(f"there are {len(seeds)} seeds for {len(models)} models, expected one each.")
+    check_spectra(spectra)
+    for model in models:  # before the survey is read
+        check_grid(model, spectra)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir).absolute()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,7 @@ def fit_models(
         path = None if folder is None else folder / f"training_{number}.chunk"
         own = {"seed": seed, "n_epochs": n_epochs, "n_train": n_train, "checkpoint_path": path, **options}
         trainings.append(_Training(number, model, own))
-    if n_workers > 1:
+    if n_workers != 1:
         return [fit(one.model, training, n_workers=n_workers, progress=progress, **one.options) for one in trainings]
     client = _find_client(folder)
     histories = {}

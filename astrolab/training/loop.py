@@ -104,13 +104,7 @@ def fit(
     for name, value in (("n_workers", n_workers), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1.")
-    n_pixels = spectra.sizes[spectral_dim(spectra)]
-    n_expected = getattr(model, "config", {}).get("n_wavelength", n_pixels)
-    if n_expected != n_pixels:
-        raise SchemaError(
-            f"the spectra have {n_pixels} pixels, the model expects {n_expected}; bring them onto its rest "
-            "grid with to_restframe."
-        )
+    check_grid(model, spectra)
     path = None if checkpoint_path is None else Path(checkpoint_path).absolute()
     settings = {"seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
     limits = {"n_train": n_train, "n_epochs": n_epochs, "patience": patience, "n_objects": spectra.sizes[OBJECT]}
@@ -135,6 +129,17 @@ def fit(
             model.load_state_dict(weights)
             model.to("cpu").eval()
     return pd.DataFrame(history, columns=["epoch", "loss_train", "loss_valid"]).astype({"epoch": "int64"})
+
+
+def check_grid(model, spectra):
+    """Raise a `SchemaError` unless spectra are on the grid of a model."""
+    n_pixels = spectra.sizes[spectral_dim(spectra)]
+    n_expected = getattr(model, "config", {}).get("n_wavelength", n_pixels)
+    if n_expected != n_pixels:
+        raise SchemaError(
+            f"the spectra have {n_pixels} pixels, the model expects {n_expected}; bring them onto its rest "
+            "grid with to_restframe."
+        )
 
 
 def _show(bar, epoch):
