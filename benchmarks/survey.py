@@ -1,5 +1,6 @@
 """Stores of any size for the benchmarks of speed: a few simulated chunks, written on disk again and again."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -57,3 +58,18 @@ def save_repeated(path, n_objects, *, seed=0):
     finish_store(group, spectra.drop_dims("object").assign_coords(columns).assign_attrs(spectra.attrs))
     shutil.rmtree(few)
     return al.open_spectra(path)
+
+
+def drop_from_memory(path):
+    """Let the kernel drop what it holds of a store: the next to read it reads the disk, as with one that is too large.
+
+    Parameters
+    ----------
+    path : path-like
+        The store. Elsewhere than on Linux, nothing is dropped.
+    """
+    for file in Path(path).glob("**/c/**/*"):
+        if file.is_file() and hasattr(os, "posix_fadvise"):
+            with file.open("rb", buffering=0) as opened:
+                os.fsync(opened.fileno())  # only what is on the disk is dropped
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -25,7 +25,7 @@ class Spent(NamedTuple):
     processor: float
 
 
-def best_of_each(tasks, processes=(), n_rounds=3):
+def best_of_each(tasks, processes=(), n_rounds=3, before=None):
     """Time functions in turn, a few rounds, so that what else the machine does meets them alike.
 
     Parameters
@@ -36,6 +36,8 @@ def best_of_each(tasks, processes=(), n_rounds=3):
         Whose processor time counts, beside that of this process.
     n_rounds : int, optional
         How often.
+    before : dict of str to callable, optional
+        What some of them need first; it is not timed.
 
     Returns
     -------
@@ -46,6 +48,8 @@ def best_of_each(tasks, processes=(), n_rounds=3):
     spent = {name: [] for name in tasks}
     for _ in range(n_rounds):
         for name, function in tasks.items():
+            if before and name in before:
+                before[name]()
             processor, wall = _processor_seconds(everyone), time.perf_counter()
             function()
             spent[name].append((time.perf_counter() - wall, _processor_seconds(everyone) - processor))

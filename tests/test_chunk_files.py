@@ -2,6 +2,7 @@
 
 import os
 import resource
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import xarray as xr
 import zarr
 
 from astrolab.stores.append import ChunkWriter
-from astrolab.stores.chunk_files import empty_pages, is_simple, read_chunk, write_chunk
+from astrolab.stores.chunk_files import empty_pages, expect_chunk, is_simple, read_chunk, write_chunk
 from astrolab.stores.spectra import add_array, create_store
 
 CHUNK = 5
@@ -50,6 +51,30 @@ def test_a_damaged_chunk_is_not_read(group, name):
         assert read_chunk(array, root, 0) is None
     path.unlink()
     assert read_chunk(array, root, 0) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux says what it holds in memory")
+def test_a_chunk_that_is_asked_for_comes_into_memory_by_itself(group):
+    array, root = add(group, "flux", CHUNK), group.store.root
+    write_chunk(array, root, 0, np.ones((CHUNK, 301), np.float32))
+    with (root / "flux/c/0/0").open("rb", buffering=0) as file:
+
+        def is_in_memory():
+            try:
+                return os.preadv(file.fileno(), [bytearray(8)], 0, os.RWF_NOWAIT) == 8
+            except BlockingIOError:
+                return False
+
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if is_in_memory():
+            pytest.skip("this file system is in memory")
+        expect_chunk(array, root, 0)
+        end = time.monotonic() + 20
+        while not is_in_memory() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert is_in_memory()
+    expect_chunk(array, root, 1)  # not there: whoever reads it says so
 
 
 def test_arrays_that_others_made_are_left_to_zarr(group):

@@ -17,9 +17,12 @@ import pandas as pd
 import pytest
 from dask import compute, delayed
 
+import astrolab as al
 from astrolab.compute import start_cluster
+from astrolab.selection import keep_objects
+from astrolab.stores import spectra as store_module
 from astrolab.stores.chunks import ChunkError, chunk_key, load_chunk, save_chunk
-from astrolab.stores.passes import _one_task_each, map_chunks
+from astrolab.stores.passes import _one_task_each, map_chunks, whole_spectra
 from astrolab.stores.publish import write_whole
 from astrolab.stores.tables import save_table
 
@@ -190,6 +193,48 @@ def test_what_a_chunk_needs_alone_is_one_task_and_what_all_need_is_another():
     assert len(shared) == len(graph) - 3 == 1  # the payload
     got = np.concatenate(compute(*tasks))
     np.testing.assert_array_equal(got[:, 0], 3 * values.sum(axis=1) + 1)
+
+
+def first_flux(flux, ivar, log_path):
+    with Path(log_path).open("a") as log:
+        log.write(f"{flux[0, 0]}\n")
+    return flux[:, :1] * ivar[:, :1]
+
+
+def test_chunks_are_read_in_their_order_and_each_is_asked_for_before_a_worker_needs_it(slow, tmp_path, monkeypatch):
+    survey = al.simulate_survey(48, seed=0).load()
+    number = np.arange(48, dtype="float32") // 4
+    al.save_spectra(survey.assign(flux=survey["flux"] * 0 + number[:, None]), tmp_path / "12.zarr", chunk_size=4)
+    stored = al.open_spectra(tmp_path / "12.zarr")
+    asked, really = [], store_module.expect_chunk
+    record = lambda array, root, i: (asked.append((i, array.path)), really(array, root, i))  # noqa: E731
+    monkeypatch.setattr(store_module, "expect_chunk", record)
+
+    def run(spectra, **options):
+        asked.clear()
+        (tmp_path / "log").write_text("")
+        got = map_chunks(first_flux, *whole_spectra(spectra), n_columns=1, log_path=str(tmp_path / "log"), **options)
+        np.testing.assert_array_equal(got[:, 0], (spectra["flux"] * spectra["ivar"]).values[:, 0])
+        return [float(line) for line in _log(tmp_path / "log")]
+
+    def asked_for(numbers):
+        return [sorted(pair) for pair in zip(asked[::2], asked[1::2], strict=True)] == [
+            [(i, "flux"), (i, "ivar")] for i in numbers
+        ]
+
+    with start_cluster("cpu", n_workers=1):
+        assert run(stored, chunks_dir=tmp_path / "kept") == list(range(12))
+        assert asked_for(range(1, 12))  # the first is read at once
+        for i in (0, 3, 7, 10):
+            next((tmp_path / "kept").glob(f"{i:06d}-*")).unlink()
+        assert run(stored, chunks_dir=tmp_path / "kept") == [0, 3, 7, 10]
+        assert asked_for([3, 7, 10])
+        some = keep_objects(stored, np.isin(number, [1, 2, 8]) & (np.arange(48) % 4 != 3))
+        assert run(some) == [1, 2, 8]
+        assert asked_for([2, 8])
+        # computed before it comes to the pass: what is done with a chunk is not done here
+        assert run(stored.assign(flux=stored["flux"] * 1)) == list(range(12))
+        assert asked_for(range(1, 12))
 
 
 # disk full, read-only

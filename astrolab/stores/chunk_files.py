@@ -7,6 +7,7 @@ is larger than memory would be copied once more, into pages that must first be f
 import errno
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import google_crc32c
@@ -94,6 +95,19 @@ def read_chunk(array, root, number):
         return packed.view(array.dtype).reshape(array.chunks)
     except (OSError, ValueError, RuntimeError):  # not there; of another size; not what Blosc packed
         return None
+
+
+def expect_chunk(array, root, number):
+    """Ask the kernel to read one chunk's file, and wait for nothing.
+
+    Parameters
+    ----------
+    array, root, number
+        As for `write_chunk`; a file that is not there is for `read_chunk` to find.
+    """
+    if hasattr(os, "posix_fadvise"):  # on Linux
+        with suppress(OSError), _path(array, root, number).open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def is_simple(array):

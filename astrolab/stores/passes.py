@@ -8,6 +8,7 @@ import queue
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import dask
@@ -16,6 +17,7 @@ import numpy as np
 from dask._task_spec import Task
 from dask.core import flatten, reverse_dict
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 from distributed import CancelledError, KilledWorker, get_client
 from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
@@ -24,6 +26,7 @@ from astrolab.schema import OBJECT, PIXEL_FAULTS
 from astrolab.stores.chunks import SUFFIX, ChunkError, chunk_key, load_chunk, save_chunk
 from astrolab.stores.isolate import compute_isolated
 from astrolab.stores.memory import return_memory
+from astrolab.stores.read_ahead import are_workers_here, find_reads
 
 PATIENCE_SECONDS = 60  # without a worker; a killed one is back in a few
 _CHECK_SECONDS = 2
@@ -155,10 +158,10 @@ def load_objects(spectra, is_chosen, *, desc=None):
 
 def _each_chunk(lazy, numbers, isolated, *, total, **progress):
     """Compute chunks, and give number and values of each as it comes, and what is to be said of it."""
-    tasks = _one_task_each(lazy)
+    tasks, reads = _one_task_each(lazy), find_reads(lazy)
     return_memory()  # of what was done before; the workers need it now
     with tqdm(total=total, initial=total - len(numbers), unit="chunk", mininterval=1, **progress) as bar:
-        for i, values in _as_they_come([tasks[i] for i in numbers], numbers):
+        for i, values in _as_they_come([tasks[i] for i in numbers], [reads[i] for i in numbers], numbers):
             about = {}
             if values is None:
                 bar.set_postfix_str(f"chunk {i} kills its workers: its rows are computed one by one")
@@ -221,6 +224,7 @@ def _one_task_each(lazy):
     """Return the chunks of an array as delayed values, all that one of them alone needs in a task of its own.
 
     Left to themselves, two workers read the two halves of a chunk, flux and ivar, and one half travels to the other.
+    Chunks are computed in their order: Dask's own would be as good as random.
     """
     graph = dict(dask.optimize(lazy)[0].dask)
     needed_by = reverse_dict({key: node.dependencies for key, node in graph.items()})
@@ -234,10 +238,13 @@ def _one_task_each(lazy):
         graph[key] = Task.fuse(*(graph[other] for other in own))
         for other in own - {key}:
             del graph[other]
-    return [Delayed(key, graph) for key in keys]
+    last = {key: -i for i, key in enumerate(keys)}
+    with dask.annotate(priority=lambda key: last.get(key, 1)):
+        layers = HighLevelGraph.from_collections(lazy.name, graph)
+    return [Delayed(key, layers, layer=lazy.name) for key in keys]
 
 
-def _as_they_come(tasks, numbers):
+def _as_they_come(tasks, reads, numbers):
     """Compute chunks and give the number and values of each as it comes; None for one that killed its workers."""
     try:
         client = get_client()
@@ -249,14 +256,24 @@ def _as_they_come(tasks, numbers):
     done = queue.SimpleQueue()
     for future in futures:
         future.add_done_callback(done.put)
+    n_workers = sum(client.nthreads().values())
+    # of the first, one for each worker, the reading has begun
+    ahead = iter(reads[n_workers:] if are_workers_here(client) else [])
     try:
+        _expect(ahead, n_workers)
         for _ in numbers:
             future = patiently(done.get, client)
+            _expect(ahead, 1)
             yield futures[future], _result(future, client)
             future.release()
     finally:
         if client.status != "closed":  # it closes itself when it cannot reach its scheduler again
             client.cancel(list(futures))
+
+
+def _expect(ahead, n_chunks):
+    for read in chain.from_iterable(islice(ahead, n_chunks)):
+        read()
 
 
 def _result(future, client):

@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from astrolab.schema import WAVELENGTH, SchemaError, check_spectra
-from astrolab.stores.chunk_files import is_simple, read_chunk, write_chunk
+from astrolab.stores.chunk_files import expect_chunk, is_simple, read_chunk, write_chunk
 from astrolab.stores.publish import StoreError, publishing
 
 CHUNK_SIZE = 1024  # objects; 32 MB of flux: one read and one task each, and still small beside a worker's memory
@@ -272,8 +272,20 @@ class _StoredArray:
                 raise StoreError(f"'{self._path}': {error}") from error
             raise StoreError(f"'{self._path}': {self._damaged_chunk()} is damaged: make the store again.") from error
 
+    def expect(self, key):
+        """Ask the disk for what `key` names, if that is a chunk; whoever reads it then waits less."""
+        number = self._number(key)
+        if number is not None:
+            expect_chunk(self._array, self._path, number)
+
     def _whole_chunk(self, key):
         """Return the chunk that a key names, or None: where it names anything else, or zarr must say what is wrong."""
+        number = self._number(key)
+        chunk = None if number is None else read_chunk(self._array, self._path, number)
+        return None if chunk is None else chunk[: self.shape[0] - number * len(chunk)]
+
+    def _number(self, key):
+        """Return the number of the chunk that a key names, or None where it names anything else."""
         key = (slice(None),) * self.ndim if key is Ellipsis else key
         if not self._is_simple or not isinstance(key, tuple) or not all(isinstance(one, slice) for one in key):
             return None
@@ -281,10 +293,7 @@ class _StoredArray:
         (start, stop, step), *others = (one.indices(n) for one, n in zip(key, self.shape, strict=True))
         if start % n_chunk or stop != min(start + n_chunk, n_rows) or step != 1:
             return None
-        if others != [(0, n, 1) for n in self.shape[1:]]:
-            return None
-        chunk = read_chunk(self._array, self._path, start // n_chunk)
-        return None if chunk is None else chunk[: stop - start]
+        return start // n_chunk if others == [(0, n, 1) for n in self.shape[1:]] else None
 
     def _damaged_chunk(self):
         for i in range(self._array.cdata_shape[0]):
