@@ -73,6 +73,61 @@ def test_gradients_are_finite(name, batch):
     assert all(torch.isfinite(weights.grad).all() for weights in model.parameters())
 
 
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("n_wavelength", [60, 61, 7])
+def test_the_loss_and_its_gradient_are_those_of_plain_torch_in_64_bits(name, is_training, n_wavelength):
+    model = type(MODELS[name]())(**MODELS[name]().config | {"n_wavelength": n_wavelength}).train(is_training)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.1 * torch.randn(weights.shape, generator=rng)
+    flux = 1 + 0.3 * torch.randn(11, n_wavelength, generator=rng)
+    ivar = 10 ** (6 * torch.rand(11, n_wavelength, generator=rng) - 3)
+    ivar[torch.rand(ivar.shape, generator=rng) < 0.2] = 0
+    ivar[4] = 0  # nothing was measured
+    flux[3, 5], flux[5, 4], ivar[6] = 1e4, -1e4, 1e4  # cosmic rays, and next to no noise
+    flux = torch.where(ivar > 0, flux, float("nan"))
+    counts = torch.rand(11, generator=rng)
+
+    def differentiate(model, flux, ivar, counts):
+        torch.manual_seed(2)  # of the draws of the latent vectors
+        nats = model.loss(flux, ivar)
+        (nats * counts).sum().backward()
+        return nats.detach(), {name: weights.grad for name, weights in model.named_parameters()}
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = type(model)(**model.config).train(is_training)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    exact.load_state_dict(model.state_dict())
+    draw = exact._draw
+    exact._draw = lambda mean, logvar: draw(mean.float(), logvar.float()).double()  # the same draws
+    nats, gradients = differentiate(model, flux, ivar, counts)
+    exact_nats, exact_gradients = differentiate(exact, flux.double(), ivar.double(), counts.double())
+    torch.testing.assert_close(nats, exact_nats.float(), rtol=1e-5, atol=1e-5)
+    for part, truth in exact_gradients.items():
+        assert torch.isfinite(truth).all()
+        assert torch.linalg.norm(gradients[part] - truth) < 1e-5 * torch.linalg.norm(truth)
+    first = gradients["scatter"].clone()
+    of_columns, again = differentiate(model, flux.T.contiguous().T, ivar.T.contiguous().T, counts)
+    torch.testing.assert_close(of_columns, nats, rtol=0, atol=0)
+    # gradients add up over calls
+    torch.testing.assert_close(again["scatter"], 2 * first, rtol=1e-6, atol=0)
+
+
+def test_the_loss_can_be_asked_for_the_gradient_of_the_flux_and_in_16_bits(name, batch):
+    model = MODELS[name]().eval()
+    flux, ivar = batch
+    plain = flux.clone().requires_grad_()
+    of_plain = model.loss(plain, ivar)
+    of_plain.sum().backward()
+    assert (plain.grad != 0).any(dim=1).sum() == 10  # all but the one that was not measured
+    torch.testing.assert_close(of_plain, model.loss(flux, ivar), rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model.loss(flux, ivar).float(), of_plain, rtol=0.05, atol=0.5)
+
+
 def test_the_seed_decides_the_weights(name):
     one, other = MODELS[name]().state_dict(), MODELS[name]().state_dict()
     assert all(torch.equal(one[key], other[key]) for key in one)

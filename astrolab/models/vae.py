@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from astrolab.models.pixels import scale, shrink
+from astrolab.models.pixels import misfit, misfit_gradient, scale, shrink
 
 
 class Reconstruction(NamedTuple):
@@ -129,13 +130,11 @@ class VAE(nn.Module):
         Reconstruction
             In training mode from a random draw of the posterior, else from its mean.
         """
-        is_float32 = flux.dtype == ivar.dtype == self.scatter.dtype == torch.float32
-        if is_float32 and flux.device.type == "cpu" and not (self.training or torch.is_grad_enabled()):
+        if self._has_kernels(flux, ivar) and not (self.training or torch.is_grad_enabled()):
             return self._reconstruct(flux.contiguous(), ivar.contiguous())
         flux = torch.where(ivar > 0, flux, 0)
         mean, logvar = self._posterior(flux, ivar)  # (object, n_latent)
-        latent = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar) if self.training else mean
-        shape = self.decode(latent)  # (object, n_wavelength)
+        shape = self.decode(self._draw(mean, logvar))  # (object, n_wavelength)
         overlap = (ivar * shape * flux).sum(dim=1, keepdim=True)
         power = (ivar * shape * shape).sum(dim=1, keepdim=True)
         flux_model = shape * overlap / power.clamp_min(1e-12)
@@ -155,19 +154,32 @@ class VAE(nn.Module):
         torch.Tensor, shape (object,)
             Nats, up to a constant of the noise alone.
         """
-        out = self(flux, ivar)
-        good = ivar > 0
-        residual2 = torch.where(good, flux - out.flux_model, 0) ** 2
-        log_spread = torch.where(good, torch.log(ivar.clamp_min(1e-30) / out.ivar_model.clamp_min(1e-30)), 0)
-        likelihood = 0.5 * (residual2 * out.ivar_model + log_spread).sum(dim=1)
-        divergence = 0.5 * (out.latent_mean**2 + out.latent_logvar.exp() - 1 - out.latent_logvar).sum(dim=1)
-        return likelihood + self.beta * divergence
+        if self._has_kernels(flux, ivar):
+            flux, ivar = flux.contiguous(), ivar.contiguous()
+            mean, logvar = self._encode(_shrunk(flux, ivar))
+            decoded = self.decoder(self._draw(mean, logvar))
+            nats = _Misfit.apply(flux, ivar, decoded, self._spread())
+        else:
+            flux_model, ivar_model, mean, logvar = self(flux, ivar)
+            good = ivar > 0
+            residual2 = torch.where(good, flux - flux_model, 0) ** 2
+            log_spread = torch.where(good, torch.log(ivar.clamp_min(1e-30) / ivar_model.clamp_min(1e-30)), 0)
+            nats = 0.5 * (residual2 * ivar_model + log_spread).sum(dim=1)
+        divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(dim=1)
+        return nats + self.beta * divergence
+
+    def _has_kernels(self, flux, ivar):
+        """Say whether `pixels` can do the work: 32-bit floats on a CPU, whose own gradients nobody asks for."""
+        is_float32 = flux.dtype == ivar.dtype == self.scatter.dtype == torch.float32
+        is_plain = flux.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return is_float32 and is_plain and not (flux.requires_grad or ivar.requires_grad)
+
+    def _draw(self, mean, logvar):
+        return mean + torch.randn_like(mean) * torch.exp(0.5 * logvar) if self.training else mean
 
     def _reconstruct(self, flux, ivar):
         """Do what `forward` does where nobody asks for gradients."""
-        inputs = torch.empty(len(flux), 2 * flux.shape[1])
-        shrink(flux.numpy(), ivar.numpy(), inputs.numpy())
-        mean, logvar = self._encode(inputs)
+        mean, logvar = self._encode(_shrunk(flux, ivar))
         decoded, flux_model, ivar_model = self.decoder(mean), torch.empty_like(flux), torch.empty_like(flux)
         filled = flux_model.numpy(), ivar_model.numpy()
         scale(flux.numpy(), ivar.numpy(), decoded.numpy(), self._spread().numpy(), *filled)
@@ -186,3 +198,32 @@ class VAE(nn.Module):
     def _encode(self, inputs):
         mean, logvar = self.encoder(inputs).chunk(2, dim=1)
         return mean, logvar.clamp(-12, 8)
+
+
+class _Misfit(torch.autograd.Function):
+    """The likelihood of spectra as `loss` writes it, and its gradient, each in one pass over the pixels."""
+
+    @staticmethod
+    def forward(ctx, flux, ivar, decoded, scatter):
+        ctx.save_for_backward(flux, ivar, decoded, scatter)
+        nats = torch.empty(len(flux))
+        misfit(*_as_numpy(flux, ivar, decoded, scatter, nats))
+        return nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        flux, ivar, decoded, scatter = ctx.saved_tensors
+        of_decoded, of_scatter = torch.empty_like(decoded), torch.zeros_like(scatter)
+        misfit_gradient(*_as_numpy(flux, ivar, decoded, scatter, upstream.contiguous(), of_decoded, of_scatter))
+        return None, None, of_decoded, of_scatter
+
+
+def _shrunk(flux, ivar):
+    inputs = torch.empty(len(flux), 2 * flux.shape[1])
+    shrink(*_as_numpy(flux, ivar, inputs))
+    return inputs
+
+
+def _as_numpy(*tensors):
+    return [one.detach().numpy() for one in tensors]
