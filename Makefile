@@ -45,7 +45,7 @@ bench-check: $(READY) ## fail when a ratio of the benchmarks of speed is worse t
 bench-active: $(READY) ## measure what labels are worth: anomalies found by re-ranking (about 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.active
 
-bench-ranking: $(READY) ## measure the ranking: recall per class and family, against baselines (about 5 minutes)
+bench-ranking: $(READY) ## measure the ranking: recall per class and family, against baselines (about 3 minutes)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.ranking
 
 bench-redshift: $(READY) ## measure classes and redshifts: accuracy, calibration, speed (about 5 minutes)
