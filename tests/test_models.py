@@ -128,6 +128,23 @@ def test_the_loss_can_be_asked_for_the_gradient_of_the_flux_and_in_16_bits(name,
         torch.testing.assert_close(model.loss(flux, ivar).float(), of_plain, rtol=0.05, atol=0.5)
 
 
+def test_a_class_that_decodes_in_its_own_way_is_trained_and_asked_in_that_way(name, batch):
+    class Twice(type(MODELS[name]())):
+        def decode(self, latent):
+            return super().decode(2 * latent)
+
+    model, twice = MODELS[name]().eval(), Twice(**MODELS[name]().config).eval()
+    flux, ivar = (rows[:4] for rows in batch)
+    with torch.no_grad():
+        plain, own = model(flux, ivar), twice(flux, ivar)
+        expected = model.decode(2 * plain.latent_mean)
+        nats = twice.loss(flux, ivar)
+    assert (own.flux_model - plain.flux_model).abs().max() > 1e-4
+    torch.testing.assert_close(own.flux_model / own.flux_model[:, :1], expected / expected[:, :1])
+    assert (nats - model.loss(flux, ivar)).abs().max() > 1e-4
+    torch.testing.assert_close(nats, twice.double().loss(flux.double(), ivar.double()).float())
+
+
 def test_the_seed_decides_the_weights(name):
     one, other = MODELS[name]().state_dict(), MODELS[name]().state_dict()
     assert all(torch.equal(one[key], other[key]) for key in one)
