@@ -120,11 +120,11 @@ def _survives(root, victim, seed, times, truth):
         for other in others:
             other.kill()
             other.wait()
-    is_same = is_done and not again and _products(run_dir) == truth and not al.verify_run(run_dir)
     what = f"{'killed' if is_killed else 'was not there'}, {len(kept)} chunks kept, {len(again)} of them made again"
-    sys.stderr.write(f"{victim} {seed}: {what}, {'the same' if is_same else 'NOT the same'}\n")
+    problems = ["it did not end"] if not is_done else _others(run_dir, truth) + [str(one) for one in al.verify_run(run_dir)]
+    sys.stderr.write(f"{victim} {seed}: {what}, {'NOT the same: ' + ', '.join(problems) if problems else 'the same'}\n")
     shutil.rmtree(run_dir, ignore_errors=True)
-    return is_same
+    return not problems and not again
 
 
 def _chunks(run_dir):
@@ -181,6 +181,12 @@ def _kill(victim, process, others, draw):
 
 def _products(run_dir):
     return {name: sha256((run_dir / name).read_bytes()).hexdigest() for name in PRODUCTS}
+
+
+def _others(run_dir, truth):
+    """Return the products that have other bytes than those of the run that nobody disturbed."""
+    found = _products(run_dir)
+    return [name for name in truth if found[name] != truth[name]]
 
 
 def _damages_found(run_dir, n_damages):
