@@ -121,7 +121,7 @@ def _survives(root, victim, seed, times, truth):
             other.kill()
             other.wait()
     what = f"{'killed' if is_killed else 'was not there'}, {len(kept)} chunks kept, {len(again)} of them made again"
-    problems = ["it did not end"] if not is_done else _others(run_dir, truth) + [str(one) for one in al.verify_run(run_dir)]
+    problems = _problems(run_dir, truth) if is_done else ["it did not end"]
     sys.stderr.write(f"{victim} {seed}: {what}, {'NOT the same: ' + ', '.join(problems) if problems else 'the same'}\n")
     shutil.rmtree(run_dir, ignore_errors=True)
     return not problems and not again
@@ -183,10 +183,10 @@ def _products(run_dir):
     return {name: sha256((run_dir / name).read_bytes()).hexdigest() for name in PRODUCTS}
 
 
-def _others(run_dir, truth):
-    """Return the products that have other bytes than those of the run that nobody disturbed."""
+def _problems(run_dir, truth):
+    """Return the products that have other bytes than those of the run that nobody disturbed, and what is damaged."""
     found = _products(run_dir)
-    return [name for name in truth if found[name] != truth[name]]
+    return [name for name in truth if found[name] != truth[name]] + [str(one) for one in al.verify_run(run_dir)]
 
 
 def _damages_found(run_dir, n_damages):
