@@ -52,18 +52,18 @@ def fit_cells(scores, matched):
     place = normal_scores(quantiles, matched)
     depth = max(int(np.log2(max(len(scores) / _N_CELL, 1))), 0)
     column, limit = np.zeros(2**depth - 1, int), np.zeros(2**depth - 1)
-    groups = [np.arange(len(scores))]  # the rows of each node of a level: each level looks at every row once
+    # rows of each node of a level, and their places side by side: each level looks at all of them once, in their order
+    groups = [(np.arange(len(scores)), place)]
     for level in range(depth):
         halves = []
-        for split, rows in enumerate(groups, 2**level - 1):
-            inside = place[rows]
+        for split, (rows, inside) in enumerate(groups, 2**level - 1):
             column[split] = np.argmax(np.ptp(inside, axis=0)) if len(rows) else 0
             limit[split] = np.median(inside[:, column[split]]) if len(rows) else 0.0
             is_above = inside[:, column[split]] > limit[split]
-            halves += [rows[~is_above], rows[is_above]]
+            halves += [(rows[half], inside[half]) for half in (~is_above, is_above)]
         groups = halves
     cell = np.empty(len(scores), int)
-    for number, rows in enumerate(groups):
+    for number, (rows, _) in enumerate(groups):
         cell[rows] = number
     order = np.lexsort((scores, cell))
     start = np.searchsorted(cell[order], np.arange(2**depth + 1))
