@@ -49,7 +49,7 @@ def measure():
         }.items()
     }
     ratios["ingest: share of plain reading"] = ingest.measure(1000)["share of plain reading, in processor time"]
-    ratios["train: share of the bare loop"] = train.measure(2000, 2)["share of the bare loop, in processor time"]
+    ratios["train: share of the bare loop"] = train.measure(8000)["share of the bare loop, in processor time"]
     for what in ("training", "scoring"):
         overhead = kept[f"overhead of keeping, {what}, in processor time"]
         ratios[f"resume: {what} without keeping over with it"] = 1 / (1 + overhead)
