@@ -237,6 +237,15 @@ def test_chunks_are_read_in_their_order_and_each_is_asked_for_before_a_worker_ne
         assert asked_for(range(1, 12))
 
 
+def test_spectra_that_are_persisted_on_the_cluster_are_computed_from_there(cluster, tmp_path):
+    al.save_spectra(al.simulate_survey(24, seed=0), tmp_path / "24.zarr", chunk_size=4)
+    stored = al.open_spectra(tmp_path / "24.zarr")
+    persisted, half = stored.persist(), stored.assign(ivar=stored["ivar"].persist())
+    for spectra in (stored, persisted, half, al.to_restframe(persisted, al.rest_grid(1216, 2900, 100)).persist()):
+        got = map_chunks(first_flux, *whole_spectra(spectra), n_columns=1, log_path=str(tmp_path / "log"))
+        np.testing.assert_array_equal(got[:, 0], (spectra["flux"] * spectra["ivar"]).values[:, 0])
+
+
 # disk full, read-only
 
 WRITERS = {

@@ -232,7 +232,7 @@ def _one_task_each(lazy):
     for key in keys:
         own, found = {key}, [key]
         while found:
-            needed = graph[found.pop()].dependencies
+            needed = graph[found.pop()].dependencies & graph.keys()  # what is persisted has no task any more
             found += [other for other in needed if other not in own and needed_by[other] <= own]
             own.update(found)
         graph[key] = Task.fuse(*(graph[other] for other in own))

@@ -50,11 +50,12 @@ def _reads_of(graph, key):
     reads, seen, found = [], {key}, [key]
     while found:
         task = graph[found.pop()]
-        sources = [getattr(graph[other], "value", None) for other in task.dependencies]
-        if len(sources) == 1 and hasattr(sources[0], "expect"):
-            reads.append(partial(_ask, task, {next(iter(task.dependencies)): _Asking(sources[0])}))
-        found += task.dependencies - seen
-        seen |= task.dependencies
+        needed = task.dependencies & graph.keys()
+        sources = [getattr(graph[other], "value", None) for other in needed]
+        if len(task.dependencies) == 1 and sources and hasattr(sources[0], "expect"):
+            reads.append(partial(_ask, task, {next(iter(needed)): _Asking(sources[0])}))
+        found += needed - seen
+        seen |= needed
     return reads
 
 
