@@ -158,10 +158,9 @@ def load_objects(spectra, is_chosen, *, desc=None):
 
 def _each_chunk(lazy, numbers, isolated, *, total, **progress):
     """Compute chunks, and give number and values of each as it comes, and what is to be said of it."""
-    tasks, reads = _one_task_each(lazy), find_reads(lazy)
     return_memory()  # of what was done before; the workers need it now
     with tqdm(total=total, initial=total - len(numbers), unit="chunk", mininterval=1, **progress) as bar:
-        for i, values in _as_they_come([tasks[i] for i in numbers], [reads[i] for i in numbers], numbers):
+        for i, values in _as_they_come(lazy, numbers):
             about = {}
             if values is None:
                 bar.set_postfix_str(f"chunk {i} kills its workers: its rows are computed one by one")
@@ -244,8 +243,10 @@ def _one_task_each(lazy):
     return [Delayed(key, layers, layer=lazy.name) for key in keys]
 
 
-def _as_they_come(tasks, reads, numbers):
+def _as_they_come(lazy, numbers):
     """Compute chunks and give the number and values of each as it comes; None for one that killed its workers."""
+    every = _one_task_each(lazy)
+    tasks = [every[i] for i in numbers]
     try:
         client = get_client()
     except ValueError:  # no cluster: this process's threads
@@ -258,7 +259,9 @@ def _as_they_come(tasks, reads, numbers):
         future.add_done_callback(done.put)
     n_workers = sum(client.nthreads().values())
     # of the first, one for each worker, the reading has begun
-    ahead = iter(reads[n_workers:] if are_workers_here(client) else [])
+    later = numbers[n_workers:] if are_workers_here(client) else []
+    reads = find_reads(lazy) if later else []
+    ahead = (reads[i] for i in later)
     try:
         _expect(ahead, n_workers)
         for _ in numbers:
